@@ -1,0 +1,228 @@
+#include "tools/report/plot.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "tools/report/format.h"
+
+namespace swell::report {
+namespace {
+
+constexpr double kWidth = 640, kHeight = 320;
+constexpr double kLeft = 72, kRight = 16, kTop = 40, kBottom = 48;
+constexpr int kColours = 5;  // classes c0 .. c4 of the page
+
+std::string Fixed(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.1f", value);
+  return text;
+}
+
+std::string Text(double x, double y, const char* anchor, std::string_view text, const char* style = "") {
+  return "<text x=\"" + Fixed(x) + "\" y=\"" + Fixed(y) + "\" text-anchor=\"" + anchor + "\"" + style + ">" +
+         Escape(text) + "</text>\n";
+}
+
+std::string Line(const char* style, double x1, double y1, double x2, double y2) {
+  return std::string("<line class=\"") + style + "\" x1=\"" + Fixed(x1) + "\" y1=\"" + Fixed(y1) + "\" x2=\"" +
+         Fixed(x2) + "\" y2=\"" + Fixed(y2) + "\"/>\n";
+}
+
+std::string Open(double width, double height, std::string_view title) {
+  return "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " + Fixed(width) + " " + Fixed(height) +
+         "\" role=\"img\" aria-label=\"" + Escape(title) + "\">\n" + Text(8, 20, "start", title, " class=\"title\"");
+}
+
+// Largest of 1, 2, 5 times a power of ten that gives at least four steps up to `top`.
+double Step(double top) {
+  const double power = std::pow(10.0, std::floor(std::log10(top / 4)));
+  for (double factor : {5.0, 2.0}) {
+    if (factor * power * 4 <= top) return factor * power;
+  }
+  return power;
+}
+
+// Linear axis 0 .. top, top a little above the largest value.
+struct Axis {
+  explicit Axis(double largest) : step(Step(largest > 0 ? largest : 1)) {
+    top = std::ceil((largest > 0 ? largest : 1) / step - 1e-9) * step;
+  }
+  double step;
+  double top;
+};
+
+struct Frame {
+  Axis x, y;
+  double X(double value) const { return kLeft + value / x.top * (kWidth - kLeft - kRight); }
+  double Y(double value) const { return kHeight - kBottom - value / y.top * (kHeight - kTop - kBottom); }
+};
+
+std::string VerticalAxis(const Frame& frame, const std::string& label) {
+  std::string svg;
+  for (double tick = 0; tick <= frame.y.top * 1.0001; tick += frame.y.step) {
+    svg += Line(tick > 0 ? "grid" : "axis", kLeft, frame.Y(tick), kWidth - kRight, frame.Y(tick));
+    svg += Text(kLeft - 6, frame.Y(tick) + 4, "end", FormatNumber(tick));
+  }
+  const double middle = (kTop + kHeight - kBottom) / 2;
+  return svg + Text(16, middle, "middle", label, (" transform=\"rotate(-90 16 " + Fixed(middle) + ")\"").c_str());
+}
+
+// Right-aligned in the title's line.
+std::string Legend(const std::vector<Series>& series) {
+  std::string svg;
+  double x = kWidth - kRight;
+  for (size_t s = series.size(); s-- > 0;) {
+    svg += Text(x, 20, "end", series[s].name);
+    x -= 7.0 * static_cast<double>(series[s].name.size()) + 18;
+    svg += "<rect class=\"fill c" + std::to_string(s % kColours) + "\" x=\"" + Fixed(x) +
+           "\" y=\"11\" width=\"10\" height=\"10\"/>\n";
+    x -= 12;
+  }
+  return svg;
+}
+
+std::string DrawSeries(const Frame& frame, const Series& series, size_t number, bool points_only) {
+  const std::string colour = "c" + std::to_string(number % kColours);
+  std::string path, points;
+  for (size_t i = 0; i < series.x.size(); ++i) {
+    if (!std::isfinite(series.x[i]) || !std::isfinite(series.y[i])) continue;
+    const std::string x = Fixed(frame.X(series.x[i])), y = Fixed(frame.Y(series.y[i]));
+    path += (path.empty() ? "M" : "L") + x + " " + y;
+    points += "<circle class=\"fill " + colour + "\" cx=\"" + x + "\" cy=\"" + y + "\" r=\"" +
+              (points_only ? "2.5" : "4") + "\"><title>" + Escape(series.name) + ": " + FormatNumber(series.x[i]) +
+              ", " + FormatNumber(series.y[i]) + "</title></circle>\n";
+  }
+  if (points_only || path.empty()) return points;
+  return "<path class=\"line " + colour + "\" d=\"" + path + "\"/>\n" + points;
+}
+
+double Largest(const std::vector<double>& values, double start) {
+  for (double value : values) {
+    if (std::isfinite(value)) start = std::max(start, value);
+  }
+  return start;
+}
+
+// Bytes of the UTF-8 character at the start of `text`, 0 when it is not one (RFC 3629).
+size_t CharacterBytes(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned lead = byte(0);
+  const size_t bytes = lead < 0x80                   ? 1
+                       : lead >= 0xC2 && lead < 0xE0 ? 2
+                       : (lead & 0xF0) == 0xE0       ? 3
+                       : lead >= 0xF0 && lead < 0xF5 ? 4
+                                                     : 0;
+  if (bytes == 0 || bytes > text.size()) return 0;
+  for (size_t i = 1; i < bytes; ++i) {
+    if ((byte(i) & 0xC0) != 0x80) return 0;
+  }
+  if (bytes < 3) return bytes;
+  const unsigned second = byte(1);
+  const bool overlong = (lead == 0xE0 && second < 0xA0) || (lead == 0xF0 && second < 0x90);
+  const bool outside = (lead == 0xED && second > 0x9F) || (lead == 0xF4 && second > 0x8F);
+  return overlong || outside ? 0 : bytes;
+}
+
+}  // namespace
+
+std::string Escape(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const size_t bytes = CharacterBytes(text);
+    const char first = text[0];
+    if (bytes == 0) {
+      out += "\xEF\xBF\xBD";
+    } else if (first == '&') {
+      out += "&amp;";
+    } else if (first == '<') {
+      out += "&lt;";
+    } else if (first == '>') {
+      out += "&gt;";
+    } else if (first == '"') {
+      out += "&quot;";
+    } else if (bytes > 1 || static_cast<unsigned char>(first) >= 0x20 || first == '\n' || first == '\t') {
+      out += text.substr(0, bytes);
+    }
+    text.remove_prefix(std::max<size_t>(bytes, 1));
+  }
+  return out;
+}
+
+std::string LinePlot(const LinePlotOptions& options, const std::vector<Series>& series) {
+  double x_top = 0, y_top = 0;
+  for (const Series& one : series) {
+    x_top = Largest(one.x, x_top);
+    y_top = Largest(one.y, y_top);
+  }
+  if (options.diagonal) x_top = y_top = std::max(x_top, y_top);
+  const Frame frame{Axis(x_top), Axis(y_top)};
+  std::string svg = Open(kWidth, kHeight, options.title) + VerticalAxis(frame, options.y_label) + Legend(series);
+  for (double tick = 0; tick <= frame.x.top * 1.0001; tick += frame.x.step) {
+    svg += Line("axis", frame.X(tick), frame.Y(0), frame.X(tick), frame.Y(0) + 4);
+    svg += Text(frame.X(tick), frame.Y(0) + 18, tick > frame.x.top * 0.97 ? "end" : "middle", FormatNumber(tick));
+  }
+  svg += Text((kLeft + kWidth - kRight) / 2, kHeight - 10, "middle", options.x_label);
+  if (options.diagonal) svg += Line("axis", frame.X(0), frame.Y(0), frame.X(frame.x.top), frame.Y(frame.y.top));
+  for (size_t s = 0; s < series.size(); ++s) svg += DrawSeries(frame, series[s], s, options.points_only);
+  return svg + "</svg>\n";
+}
+
+std::string BarPlot(const BarPlotOptions& options, const std::vector<std::string>& groups,
+                    const std::vector<Series>& series) {
+  double top = 0;
+  for (const Series& one : series) top = Largest(one.y, top);
+  const Frame frame{Axis(1), Axis(top)};
+  std::string svg = Open(kWidth, kHeight, options.title) + VerticalAxis(frame, options.y_label) + Legend(series);
+  const double group_width = (kWidth - kLeft - kRight) / static_cast<double>(std::max<size_t>(groups.size(), 1));
+  const double bar_width = group_width * 0.8 / static_cast<double>(std::max<size_t>(series.size(), 1));
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const double left = kLeft + group_width * (static_cast<double>(g) + 0.1);
+    svg += Text(left + group_width * 0.4, frame.Y(0) + 18, "middle", groups[g]);
+    for (size_t s = 0; s < series.size(); ++s) {
+      const double value = series[s].y[g];
+      if (!std::isfinite(value)) continue;
+      svg += "<rect class=\"fill c" + std::to_string(s % kColours) + "\" x=\"" +
+             Fixed(left + bar_width * static_cast<double>(s)) + "\" y=\"" + Fixed(frame.Y(value)) + "\" width=\"" +
+             Fixed(bar_width * 0.92) + "\" height=\"" + Fixed(frame.Y(0) - frame.Y(value)) + "\"><title>" +
+             Escape(groups[g]) + ", " + Escape(series[s].name) + ": " + FormatNumber(value) + "</title></rect>\n";
+    }
+  }
+  return svg + "</svg>\n";
+}
+
+std::string HeatMap(const HeatMapOptions& options, int64_t rows, int64_t columns, const std::vector<double>& values) {
+  const double largest = Largest(values, 0);
+  const auto show = [&](double value) {
+    return options.percent ? FormatNumber(value * 100) + " %" : FormatNumber(value);
+  };
+  const double cell =
+      std::clamp((kWidth - kLeft - kRight) / static_cast<double>(std::max<int64_t>(columns, 1)), 4.0, 40.0);
+  const double height = kTop + cell * static_cast<double>(rows) + kBottom;
+  std::string svg = Open(kWidth, height, options.title);
+  svg += Text(kWidth - kRight, 20, "end", "pale: 0, full colour: " + show(largest));
+  for (int64_t r = 0; r < rows; ++r) {
+    const double y = kTop + cell * static_cast<double>(r);
+    svg += Text(kLeft - 6, y + cell / 2 + 4, "end", std::to_string(r));
+    for (int64_t c = 0; c < columns; ++c) {
+      const double value = values[r * columns + c];
+      const double x = kLeft + cell * static_cast<double>(c);
+      char opacity[16];
+      std::snprintf(opacity, sizeof(opacity), "%.3f", largest > 0 && std::isfinite(value) ? value / largest : 0);
+      svg += "<rect class=\"heat\" fill-opacity=\"" + std::string(opacity) + "\" x=\"" + Fixed(x) + "\" y=\"" +
+             Fixed(y) + "\" width=\"" + Fixed(cell - 1) + "\" height=\"" + Fixed(cell - 1) + "\"><title>" +
+             Escape(options.column_name) + " " + std::to_string(c) + ", " + Escape(options.row_name) + " " +
+             std::to_string(r) + ": " + show(value) + "</title></rect>\n";
+    }
+  }
+  const int64_t every = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(24 / cell)));
+  for (int64_t c = 0; c < columns; c += every) {
+    svg += Text(kLeft + cell * (static_cast<double>(c) + 0.5), height - kBottom + 16, "middle", std::to_string(c));
+  }
+  const double middle = kTop + cell * static_cast<double>(rows) / 2;
+  svg += Text(8, middle + 4, "start", options.row_name);
+  svg += Text((kLeft + kWidth - kRight) / 2, height - 10, "middle", options.column_name);
+  return svg + "</svg>\n";
+}
+
+}  // namespace swell::report
