@@ -45,6 +45,8 @@ class KvBlock {
   // Takes rows [row, row + tokens) for writing: true for exactly one caller that continues at the end of what is
   // claimed. A sequence that is refused (another fork wrote there, or it was truncated) copies the block.
   bool TryClaim(int64_t row, int64_t tokens);
+  // Gives back the latest claim, whose rows were never published.
+  void DropClaim(int64_t row, int64_t tokens);
 
   // Row addresses in storage dtype; scales are null unless it is int8.
   std::byte* keys(int32_t head, int64_t row) { return keys_ + Offset(head, row); }

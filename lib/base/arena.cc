@@ -1,0 +1,90 @@
+#include "lib/base/arena.h"
+
+#include <oneapi/tbb/info.h>
+#include <oneapi/tbb/parallel_for.h>
+#include <oneapi/tbb/task_arena.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace swell {
+namespace {
+
+// Threads that work through a queue of jobs.
+class BackgroundQueue {
+ public:
+  explicit BackgroundQueue(int threads) {
+    for (int i = 0; i < threads; ++i) workers_.emplace_back([this] { Work(); });
+  }
+  ~BackgroundQueue() {
+    {
+      std::lock_guard lock(mutex_);
+      closed_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
+  void Push(std::function<void()> job) {
+    {
+      std::lock_guard lock(mutex_);
+      jobs_.push_back(std::move(job));
+    }
+    wake_.notify_one();
+  }
+
+ private:
+  void Work() {
+    for (;;) {
+      std::function<void()> job;
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [this] { return closed_ || !jobs_.empty(); });
+        if (jobs_.empty()) return;
+        job = std::move(jobs_.front());
+        jobs_.pop_front();
+      }
+      job();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::function<void()>> jobs_;
+  bool closed_ = false;
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace
+
+struct Arena::Impl {
+  explicit Impl(int threads) : foreground(threads), background(std::max(1, threads / 4)) {}
+  oneapi::tbb::task_arena foreground;
+  BackgroundQueue background;
+};
+
+Arena::Arena(int threads)
+    : impl_(std::make_unique<Impl>(threads > 0 ? threads : oneapi::tbb::info::default_concurrency())) {}
+
+Arena::~Arena() = default;
+
+int Arena::threads() const { return impl_->foreground.max_concurrency(); }
+
+void Arena::ParallelFor(int64_t count, const std::function<void(int64_t)>& body) {
+  if (count == 1) return body(0);
+  if (count <= 0) return;
+  impl_->foreground.execute([&] {
+    // Isolation keeps a waiting caller from picking up the work of another one before its own is done.
+    oneapi::tbb::this_task_arena::isolate([&] {
+      oneapi::tbb::parallel_for(int64_t{0}, count, body, oneapi::tbb::simple_partitioner());
+    });
+  });
+}
+
+void Arena::Enqueue(std::function<void()> job) { impl_->background.Push(std::move(job)); }
+
+}  // namespace swell

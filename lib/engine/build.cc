@@ -1,0 +1,87 @@
+#include "lib/engine/build.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace swell {
+namespace {
+
+// Copies row `from_row` of a run to row `to_row` of a head.
+void CopyRow(const KvRun& from, int64_t from_row, size_t row_bytes, KvBlock& to, int32_t head, int64_t to_row) {
+  const auto offset = static_cast<size_t>(from_row) * row_bytes;
+  std::memcpy(to.keys(head, to_row), static_cast<const std::byte*>(from.keys) + offset, row_bytes);
+  std::memcpy(to.values(head, to_row), static_cast<const std::byte*>(from.values) + offset, row_bytes);
+  if (from.key_scales == nullptr) return;
+  *to.key_scales(head, to_row) = from.key_scales[from_row];
+  *to.value_scales(head, to_row) = from.value_scales[from_row];
+}
+
+}  // namespace
+
+void CopyTokenRows(const Layer& layer, int32_t head, int64_t begin, int64_t end, const HeadShape& shape, KvBlock& to,
+                   int32_t to_head, int64_t to_row) {
+  std::vector<KvRun> runs;
+  for (const auto& segment : *layer.segments) {
+    if (segment->first_token < end && segment->end() > begin) runs.push_back(segment->Run(head));
+  }
+  AppendUnsealedRuns(layer, head, begin, end, &runs);
+  const size_t row_bytes = static_cast<size_t>(shape.head_dim) * DTypeSize(shape.storage);
+  for (const KvRun& run : runs) {
+    for (int64_t row = 0; row < run.tokens; ++row) {
+      const int64_t token = run.first_token + (run.offsets != nullptr ? run.offsets[row] : row);
+      if (token >= begin && token < end) CopyRow(run, row, row_bytes, to, to_head, to_row + token - begin);
+    }
+  }
+}
+
+Status SegmentBuild::Start() {
+  const HeadShape shape = context_.head_shape();
+  const int64_t tokens = end_ - begin_;
+  auto rows = KvBlock::Allocate(context_.budget, context_.shape().kv_heads, shape, tokens);
+  if (!rows.ok()) return rows.status();
+  auto segment = std::make_shared<Segment>();
+  segment->first_token = begin_;
+  segment->tokens = tokens;
+  segment->heads.resize(static_cast<size_t>(context_.shape().kv_heads));
+  const uint64_t index_bytes = builder_.MaxBytes(shape, tokens) * static_cast<uint64_t>(context_.shape().kv_heads);
+  if (!context_.budget->TryCharge(index_bytes)) {
+    return Status(StatusCode::kResourceExhausted, "the byte budget of the engine would be exceeded",
+                  StatusDetail::kOverBudget);
+  }
+  segment->index_bytes = index_bytes;
+  segment->budget = context_.budget;
+  rows_ = std::move(rows).value();
+  segment_ = std::move(segment);
+  return OkStatus();
+}
+
+Status SegmentBuild::BuildHead(int32_t head) {
+  const HeadShape shape = context_.head_shape();
+  const int64_t tokens = end_ - begin_;
+  // Scratch in token order; short-lived, so it is not charged.
+  auto scratch = KvBlock::Allocate(std::make_shared<ByteBudget>(0), 1, shape, tokens);
+  if (!scratch.ok()) return scratch.status();
+  CopyTokenRows(layer_, head, begin_, end_, shape, **scratch, 0, 0);
+  const KvRun run = (*scratch)->Run(0, 0, tokens);
+  auto index = builder_.Build(shape, {&run, 1});
+  if (!index.ok()) return index.status();
+  const auto order = (*index)->order();
+  const size_t row_bytes = static_cast<size_t>(shape.head_dim) * DTypeSize(shape.storage);
+  for (int64_t row = 0; row < tokens; ++row) {
+    CopyRow(run, order.empty() ? row : order[row], row_bytes, *rows_, head, row);
+  }
+  segment_->heads[head] = std::move(index).value();
+  return OkStatus();
+}
+
+std::shared_ptr<const Segment> SegmentBuild::Finish() {
+  uint64_t index_bytes = 0;
+  for (const auto& head : segment_->heads) index_bytes += head->bytes();
+  context_.budget->Refund(segment_->index_bytes - index_bytes);
+  segment_->index_bytes = index_bytes;
+  segment_->rows = std::move(rows_);
+  return std::move(segment_);
+}
+
+}  // namespace swell

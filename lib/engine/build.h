@@ -1,0 +1,42 @@
+// Turning a range of tokens into a sealed segment.
+#ifndef SWELL_LIB_ENGINE_BUILD_H_
+#define SWELL_LIB_ENGINE_BUILD_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "lib/engine/context.h"
+#include "lib/engine/layer.h"
+
+namespace swell {
+
+// A segment on its way: memory is charged and allocated first, then each head is built on its own, on any thread.
+class SegmentBuild {
+ public:
+  // Tokens [begin, end) of `layer`, sealed or not; the source must outlive this object.
+  SegmentBuild(const Context& context, const IndexBuilder& builder, const Layer& layer, int64_t begin, int64_t end)
+      : context_(context), builder_(builder), layer_(layer), begin_(begin), end_(end) {}
+
+  Status Start();
+  // Every head exactly once; concurrent calls for different heads are allowed.
+  Status BuildHead(int32_t head);
+  // The segment, when every head was built.
+  std::shared_ptr<const Segment> Finish();
+
+ private:
+  const Context& context_;
+  const IndexBuilder& builder_;
+  const Layer& layer_;
+  const int64_t begin_;
+  const int64_t end_;
+  std::shared_ptr<KvBlock> rows_;
+  std::shared_ptr<Segment> segment_;
+};
+
+// Copies rows of tokens [begin, end) of one head, in token order, into `to` from row `to_row` on, sealed or not.
+void CopyTokenRows(const Layer& layer, int32_t head, int64_t begin, int64_t end, const HeadShape& shape, KvBlock& to,
+                   int32_t to_head, int64_t to_row);
+
+}  // namespace swell
+
+#endif  // SWELL_LIB_ENGINE_BUILD_H_

@@ -1,0 +1,106 @@
+#include "lib/engine/head_task.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace swell {
+namespace {
+
+// Rows of one piece: enough to outweigh the merge. One query position reads rows once, so its pieces are smaller.
+constexpr int64_t kTokensPerPiece = 2048;
+constexpr int64_t kTokensPerMaskedPiece = 8192;
+
+void RunPiece(const HeadShape& shape, HeadTask& task, int64_t index) {
+  const HeadTask::Piece& piece = task.pieces[index];
+  const attention::PartialState state = task.State(index);
+  attention::ResetState(task.n_queries * shape.group, shape.head_dim, state);
+  if (piece.masked) {
+    attention::AttendCausal(shape, task.queries, task.n_queries, task.query_stride, task.first_position, piece.runs,
+                            state);
+  } else {
+    attention::AttendRuns(shape, task.queries, piece.runs, state);
+  }
+  if (task.step == nullptr) return;
+  const attention::ErrorState errors = task.Errors(index);
+  attention::ResetErrors(shape, errors);
+  for (int64_t s = piece.first_segment; s < piece.last_segment; ++s) {
+    const ClusteredSegment& segment = task.step->estimated[s];
+    attention::EstimateClusters(shape, segment.view, task.step->Scores(segment.first_cluster),
+                                task.step->zones.data() + segment.first_cluster, task.step->log_mass.data(),
+                                task.step->retrieval->correct, state, errors);
+  }
+}
+
+void MergePieces(const HeadShape& shape, HeadTask& task) {
+  const attention::PartialState into = task.State(0);
+  for (size_t i = 1; i < task.pieces.size(); ++i) {
+    const attention::PartialState from = task.State(static_cast<int64_t>(i));
+    if (task.step != nullptr) {
+      attention::MergeErrors(shape, from.max, task.Errors(static_cast<int64_t>(i)), into.max, task.Errors(0));
+    }
+    attention::MergeState(task.n_queries * shape.group, shape.head_dim, from, into);
+  }
+}
+
+}  // namespace
+
+attention::PartialState HeadTask::State(int64_t piece) const {
+  float* base = states_.data() + piece * rows_ * (head_dim_ + 2);
+  return {base, base + rows_, base + 2 * rows_};
+}
+
+attention::ErrorState HeadTask::Errors(int64_t piece) const {
+  float* base = errors_.data() + piece * group_ * (head_dim_ + 3);
+  return {base, base + group_, base + 3 * group_, base + 2 * group_};
+}
+
+void HeadTask::Allocate(const HeadShape& shape) {
+  if (pieces.empty()) pieces.emplace_back();
+  rows_ = n_queries * shape.group;
+  group_ = shape.group;
+  head_dim_ = shape.head_dim;
+  states_.resize(pieces.size() * static_cast<size_t>(rows_ * (head_dim_ + 2)));
+  if (step != nullptr) errors_.resize(pieces.size() * static_cast<size_t>(group_ * (head_dim_ + 3)));
+}
+
+void AddPieces(const HeadShape& shape, const std::vector<KvRun>& runs, bool masked, HeadTask& task) {
+  const int64_t limit = masked ? kTokensPerMaskedPiece : kTokensPerPiece;
+  int64_t room = 0;
+  for (const KvRun& run : runs) {
+    for (int64_t row = 0; row < run.tokens;) {
+      if (room == 0) {
+        task.pieces.emplace_back().masked = masked;
+        room = limit;
+      }
+      const int64_t tokens = std::min(room, run.tokens - row);
+      task.pieces.back().runs.push_back(SubRun(run, row, tokens, shape));
+      room -= tokens;
+      row += tokens;
+    }
+  }
+}
+
+void AddEstimates(HeadStep& step, HeadTask& task) {
+  const auto segments = static_cast<int64_t>(step.estimated.size());
+  if (segments == 0) return;
+  task.step = &step;
+  for (int64_t s = 0; s < segments; s += kSegmentsPerTask) {
+    HeadTask::Piece& piece = task.pieces.emplace_back();
+    piece.first_segment = s;
+    piece.last_segment = std::min(segments, s + kSegmentsPerTask);
+  }
+}
+
+void RunTasks(Context& context, std::span<HeadTask* const> tasks) {
+  const HeadShape shape = context.head_shape();
+  std::vector<std::pair<HeadTask*, int64_t>> work;
+  for (HeadTask* task : tasks) {
+    task->Allocate(shape);
+    for (size_t i = 0; i < task->pieces.size(); ++i) work.emplace_back(task, static_cast<int64_t>(i));
+  }
+  context.arena.ParallelFor(static_cast<int64_t>(work.size()),
+                            [&](int64_t i) { RunPiece(shape, *work[i].first, work[i].second); });
+  context.arena.ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t i) { MergePieces(shape, *tasks[i]); });
+}
+
+}  // namespace swell
