@@ -22,7 +22,7 @@ class FlatIndexBuilder final : public IndexBuilder {
     if (Result<int64_t> count = ValidateBuild(shape, tokens); !count.ok()) return count.status();
     std::unique_ptr<const SegmentIndex> index(new (std::nothrow) FlatIndex);
     if (index == nullptr) {
-      return Status(StatusCode::kResourceExhausted, "no memory for a flat index", StatusDetail::kNoMemory);
+      return Status(StatusCode::kResourceExhausted, "out of memory", StatusDetail::kNoMemory);
     }
     return index;
   }

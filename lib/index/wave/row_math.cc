@@ -96,7 +96,8 @@ float Quantize(const float* x, int32_t head_dim, double unit, T* to) {
   auto largest = hn::Zero(kFloats);
   for (int64_t i = 0; i < head_dim; i += lanes) largest = hn::Max(largest, hn::Abs(hn::LoadU(kFloats, x + i)));
   const float maximum = hn::GetLane(hn::MaxOfLanes(kFloats, largest));
-  const double scale = std::min(maximum * unit, static_cast<double>(std::numeric_limits<float>::max())) / kSteps;
+  const double largest_scale = static_cast<double>(std::numeric_limits<float>::max()) / (kSteps + 1);
+  const double scale = std::min(maximum * unit / kSteps, largest_scale);
   const float step = maximum / kSteps;
   if (scale < std::numeric_limits<float>::min() || step < std::numeric_limits<float>::min()) {
     std::fill(to, to + head_dim, T{0});

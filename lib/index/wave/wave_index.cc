@@ -79,7 +79,8 @@ class WaveIndexBuilder final : public IndexBuilder {
     if (!count.ok()) return count.status();
     return BuildValid(shape, tokens, *count);
   } catch (const std::bad_alloc&) {
-    return Status(StatusCode::kResourceExhausted, "no memory to build a wave index", StatusDetail::kNoMemory);
+    // Short enough to be kept without an allocation.
+    return Status(StatusCode::kResourceExhausted, "out of memory", StatusDetail::kNoMemory);
   }
 
   size_t MaxBytes(const HeadShape& shape, int64_t tokens) const override {
