@@ -5,25 +5,30 @@
 namespace swell {
 namespace {
 
-Status CheckPointer(const std::string& name, const void* pointer, size_t alignment) {
-  if (pointer == nullptr) return InvalidArgument(name + " is null", StatusDetail::kNullPointer);
+// Names are put together only for an error, so that valid runs cost no allocation.
+std::string FieldName(size_t run, const char* field) { return "tokens[" + std::to_string(run) + "]." + field; }
+
+Status CheckPointer(size_t run, const char* field, const void* pointer, size_t alignment) {
+  if (pointer == nullptr) return InvalidArgument(FieldName(run, field) + " is null", StatusDetail::kNullPointer);
   if (reinterpret_cast<uintptr_t>(pointer) % alignment != 0) {
-    return InvalidArgument(name + " is not aligned to its element", StatusDetail::kMisaligned);
+    return InvalidArgument(FieldName(run, field) + " is not aligned to its element", StatusDetail::kMisaligned);
   }
   return OkStatus();
 }
 
-Status CheckRun(const std::string& name, DType storage, const KvRun& run) {
+Status CheckRun(size_t index, DType storage, const KvRun& run) {
   if (run.tokens < 0 || run.tokens > kMaxSegmentTokens) {
-    return InvalidArgument(name + ".tokens is " + std::to_string(run.tokens), StatusDetail::kBadSize);
+    return InvalidArgument(FieldName(index, "tokens") + " is " + std::to_string(run.tokens), StatusDetail::kBadSize);
   }
-  if (run.offsets != nullptr) return InvalidArgument(name + ".offsets must be null: rows come in token order");
+  if (run.offsets != nullptr) {
+    return InvalidArgument(FieldName(index, "offsets") + " must be null: rows come in token order");
+  }
   if (run.tokens == 0) return OkStatus();
-  SWELL_RETURN_IF_ERROR(CheckPointer(name + ".keys", run.keys, DTypeSize(storage)));
-  SWELL_RETURN_IF_ERROR(CheckPointer(name + ".values", run.values, DTypeSize(storage)));
+  SWELL_RETURN_IF_ERROR(CheckPointer(index, "keys", run.keys, DTypeSize(storage)));
+  SWELL_RETURN_IF_ERROR(CheckPointer(index, "values", run.values, DTypeSize(storage)));
   if (storage != DType::kInt8) return OkStatus();
-  SWELL_RETURN_IF_ERROR(CheckPointer(name + ".key_scales", run.key_scales, alignof(float)));
-  return CheckPointer(name + ".value_scales", run.value_scales, alignof(float));
+  SWELL_RETURN_IF_ERROR(CheckPointer(index, "key_scales", run.key_scales, alignof(float)));
+  return CheckPointer(index, "value_scales", run.value_scales, alignof(float));
 }
 
 }  // namespace
@@ -48,7 +53,7 @@ Result<int64_t> ValidateBuild(const HeadShape& shape, std::span<const KvRun> run
   SWELL_RETURN_IF_ERROR(ValidateShape(shape));
   int64_t tokens = 0;
   for (size_t i = 0; i < runs.size(); ++i) {
-    SWELL_RETURN_IF_ERROR(CheckRun("tokens[" + std::to_string(i) + "]", shape.storage, runs[i]));
+    SWELL_RETURN_IF_ERROR(CheckRun(i, shape.storage, runs[i]));
     tokens += runs[i].tokens;
     if (tokens > kMaxSegmentTokens) break;
   }

@@ -1,7 +1,6 @@
 #include "lib/index/flat/flat_index.h"
 
 #include <new>
-#include <utility>
 
 #include "lib/index/validate.h"
 
@@ -18,13 +17,12 @@ class FlatIndex final : public SegmentIndex {
 class FlatIndexBuilder final : public IndexBuilder {
  public:
   Result<std::unique_ptr<const SegmentIndex>> Build(const HeadShape& shape,
-                                                    std::span<const KvRun> tokens) const override {
+                                                    std::span<const KvRun> tokens) const override try {
     if (Result<int64_t> count = ValidateBuild(shape, tokens); !count.ok()) return count.status();
-    std::unique_ptr<const SegmentIndex> index(new (std::nothrow) FlatIndex);
-    if (index == nullptr) {
-      return Status(StatusCode::kResourceExhausted, "out of memory", StatusDetail::kNoMemory);
-    }
-    return index;
+    return std::unique_ptr<const SegmentIndex>(std::make_unique<FlatIndex>());
+  } catch (const std::bad_alloc&) {
+    // Short enough to be kept without an allocation.
+    return Status(StatusCode::kResourceExhausted, "out of memory", StatusDetail::kNoMemory);
   }
 
   size_t MaxBytes(const HeadShape& /*shape*/, int64_t /*tokens*/) const override { return sizeof(FlatIndex); }
