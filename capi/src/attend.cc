@@ -28,7 +28,7 @@ Status CheckArrays(const ModelShape& shape, const swell_attend_args& args, const
   const int64_t stride = args.certificate_size;
   SWELL_RETURN_IF_ERROR(CheckExtent("queries", {rows, Heads(shape), shape.head_dim, sizeof(float)}));
   if (arrays.certificates != nullptr) {
-    SWELL_RETURN_IF_ERROR(CheckStride("args.certificate_size", args.certificate_size, sizeof(swell_certificate)));
+    SWELL_RETURN_IF_ERROR(CheckStride<swell_certificate>("args.certificate_size", args.certificate_size));
     SWELL_RETURN_IF_ERROR(CheckPointer("certificates", arrays.certificates, alignof(swell_certificate)));
     SWELL_RETURN_IF_ERROR(CheckExtent("certificates", {rows, Heads(shape), stride}));
   }
@@ -69,7 +69,7 @@ Outcome Attend(swell_engine* engine, const swell_attend_args* from, const swell_
                const AttendArrays& arrays, swell_status* statuses) {
   SWELL_RETURN_IF_ERROR(CheckEngine(engine));
   swell_attend_args args = SWELL_ATTEND_ARGS_INIT;
-  SWELL_RETURN_IF_ERROR(ReadStruct("args", from, sizeof(swell_attend_args), &args));
+  SWELL_RETURN_IF_ERROR(ReadStruct("args", from, &args));
   SWELL_RETURN_IF_ERROR(CheckBatch(engine, args, items, statuses));
   const ModelShape& shape = engine->engine->shape();
   SWELL_RETURN_IF_ERROR(CheckArrays(shape, args, arrays));

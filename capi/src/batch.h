@@ -48,7 +48,7 @@ Status CheckBatch(const swell_engine* engine, const Args& args, const Item* item
   if (args.layer < 0 || args.layer >= layers) {
     return InvalidArgument("args.layer is " + std::to_string(args.layer) + ", not 0.." + std::to_string(layers - 1));
   }
-  SWELL_RETURN_IF_ERROR(CheckStride("args.item_size", args.item_size, sizeof(Item)));
+  SWELL_RETURN_IF_ERROR(CheckStride<Item>("args.item_size", args.item_size));
   SWELL_RETURN_IF_ERROR(CheckNotNegative("args.n_items", args.n_items));
   SWELL_RETURN_IF_ERROR(CheckNotNegative("args.n_rows", args.n_rows));
   // Beside the caller's arrays the call keeps about 200 bytes an item.

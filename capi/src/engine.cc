@@ -9,7 +9,7 @@ namespace {
 
 Status Open(const swell_engine_options* from, swell_engine** engine) {
   swell_engine_options options = SWELL_ENGINE_OPTIONS_INIT;
-  SWELL_RETURN_IF_ERROR(ReadStruct("options", from, sizeof(swell_engine_options), &options));
+  SWELL_RETURN_IF_ERROR(ReadStruct("options", from, &options));
   SWELL_RETURN_IF_ERROR(CheckDType("options.storage", options.storage));
   SWELL_RETURN_IF_ERROR(CheckZero("options.flags: unknown bits", options.flags & ~SWELL_ENGINE_DETERMINISTIC));
   SWELL_RETURN_IF_ERROR(CheckZero("options.reserved", options.reserved));
@@ -47,7 +47,7 @@ Status GetShape(const swell_engine* engine, swell_engine_shape* shape) {
   source.head_dim = from.head_dim;
   source.scale = from.scale;
   source.storage = static_cast<swell_dtype>(from.storage);
-  return FillStruct("shape", source, sizeof(swell_engine_shape), shape);
+  return FillStruct("shape", source, shape);
 }
 
 Status GetStats(const swell_engine* engine, swell_engine_stats* stats) {
@@ -67,7 +67,7 @@ Status GetStats(const swell_engine* engine, swell_engine_stats* stats) {
   source.segments_sealed = from.segments_sealed;
   source.segments_compacted = from.segments_compacted;
   source.builds_failed = from.builds_failed;
-  return FillStruct("stats", source, sizeof(swell_engine_stats), stats);
+  return FillStruct("stats", source, stats);
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ Outcome Fetch(swell_engine* engine, const swell_fetch_args* from, const swell_fe
               const FetchArrays& arrays, swell_status* statuses) {
   SWELL_RETURN_IF_ERROR(CheckEngine(engine));
   swell_fetch_args args = SWELL_FETCH_ARGS_INIT;
-  SWELL_RETURN_IF_ERROR(ReadStruct("args", from, sizeof(swell_fetch_args), &args));
+  SWELL_RETURN_IF_ERROR(ReadStruct("args", from, &args));
   SWELL_RETURN_IF_ERROR(CheckBatch(engine, args, items, statuses));
   const ModelShape& shape = engine->engine->shape();
   SWELL_RETURN_IF_ERROR(CheckArrays(shape, args, arrays));

@@ -55,7 +55,7 @@ Outcome Put(swell_engine* engine, const swell_put_args* from, const swell_put_it
             const void* values, const float* key_scales, const float* value_scales, swell_status* statuses) {
   SWELL_RETURN_IF_ERROR(CheckEngine(engine));
   swell_put_args args = SWELL_PUT_ARGS_INIT;
-  SWELL_RETURN_IF_ERROR(ReadStruct("args", from, sizeof(swell_put_args), &args));
+  SWELL_RETURN_IF_ERROR(ReadStruct("args", from, &args));
   SWELL_RETURN_IF_ERROR(CheckBatch(engine, args, items, statuses));
   const ModelShape& shape = engine->engine->shape();
   SWELL_RETURN_IF_ERROR(CheckArrays(shape, args, keys, values, key_scales, value_scales));

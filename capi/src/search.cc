@@ -24,7 +24,7 @@ Outcome Search(swell_engine* engine, const swell_search_args* from, const swell_
                int64_t* tokens, float* logits, swell_status* statuses) {
   SWELL_RETURN_IF_ERROR(CheckEngine(engine));
   swell_search_args args = SWELL_SEARCH_ARGS_INIT;
-  SWELL_RETURN_IF_ERROR(ReadStruct("args", from, sizeof(swell_search_args), &args));
+  SWELL_RETURN_IF_ERROR(ReadStruct("args", from, &args));
   SWELL_RETURN_IF_ERROR(CheckBatch(engine, args, items, statuses));
   const ModelShape& shape = engine->engine->shape();
   SWELL_RETURN_IF_ERROR(CheckArrays(shape, args, queries, tokens, logits));

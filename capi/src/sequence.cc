@@ -58,9 +58,9 @@ Status Inspect(const swell_engine* engine, swell_sequence sequence, int32_t laye
   SWELL_RETURN_IF_ERROR(CheckEngine(engine));
   swell_layer_info target = SWELL_LAYER_INFO_INIT;
   SWELL_RETURN_IF_ERROR(CheckPointer("info", info, alignof(swell_layer_info)));
-  SWELL_RETURN_IF_ERROR(CheckStructSize("info.struct_size", info->struct_size, sizeof(swell_layer_info)));
+  SWELL_RETURN_IF_ERROR(CheckStructSize<swell_layer_info>("info.struct_size", info->struct_size));
   const size_t stride = info->segment_size;
-  SWELL_RETURN_IF_ERROR(CheckStride("info.segment_size", stride, sizeof(swell_segment_info)));
+  SWELL_RETURN_IF_ERROR(CheckStride<swell_segment_info>("info.segment_size", stride));
   SWELL_RETURN_IF_ERROR(CheckNotNegative("capacity", capacity));
   SWELL_RETURN_IF_ERROR(CheckExtent("segments", {capacity, static_cast<int64_t>(stride)}));
   if (capacity > 0) SWELL_RETURN_IF_ERROR(CheckPointer("segments", segments, alignof(swell_segment_info)));
@@ -78,7 +78,7 @@ Status Inspect(const swell_engine* engine, swell_sequence sequence, int32_t laye
   target.tail_tokens = layer_info->tail_tokens;
   target.n_segments = n_segments;
   target.sealing = layer_info->sealing ? 1 : 0;
-  return FillStruct("info", target, sizeof(swell_layer_info), info);
+  return FillStruct("info", target, info);
 }
 
 }  // namespace

@@ -44,19 +44,18 @@ Status Preset(const char* name, swell_sequence_options* sequence, swell_retrieva
   // Both are checked before either is written.
   if (retrieval != nullptr) {
     SWELL_RETURN_IF_ERROR(CheckPointer("retrieval", retrieval, alignof(swell_retrieval_options)));
-    SWELL_RETURN_IF_ERROR(
-        CheckStructSize("retrieval.struct_size", retrieval->struct_size, sizeof(swell_retrieval_options)));
+    SWELL_RETURN_IF_ERROR(CheckStructSize<swell_retrieval_options>("retrieval.struct_size", retrieval->struct_size));
   }
   if (sequence != nullptr) {
-    SWELL_RETURN_IF_ERROR(FillStruct("sequence", ToC(*preset), sizeof(swell_sequence_options), sequence));
+    SWELL_RETURN_IF_ERROR(FillStruct("sequence", ToC(*preset), sequence));
   }
   if (retrieval == nullptr) return OkStatus();
-  return FillStruct("retrieval", ToC(preset->retrieval), sizeof(swell_retrieval_options), retrieval);
+  return FillStruct("retrieval", ToC(preset->retrieval), retrieval);
 }
 
 Status ReadRetrievalOptions(const swell_retrieval_options* from, RetrievalOptions* target) {
   swell_retrieval_options options = ToC(*target);
-  SWELL_RETURN_IF_ERROR(ReadStruct("options", from, sizeof(swell_retrieval_options), &options));
+  SWELL_RETURN_IF_ERROR(ReadStruct("options", from, &options));
   SWELL_RETURN_IF_ERROR(CheckEnum("options.unit", options.unit, BudgetUnit::kClusters));
   SWELL_RETURN_IF_ERROR(CheckEnum("options.ranking", options.ranking, Ranking::kMass));
   SWELL_RETURN_IF_ERROR(CheckZero("options.flags: unknown bits", options.flags & ~SWELL_RETRIEVAL_CORRECT));
@@ -93,7 +92,7 @@ Status CreateRetrieval(const swell_retrieval_options* options, const swell_budge
 
 Status ReadSequenceOptions(const swell_sequence_options* from, SequenceOptions* target) {
   swell_sequence_options options = ToC(*target);
-  SWELL_RETURN_IF_ERROR(ReadStruct("options", from, sizeof(swell_sequence_options), &options));
+  SWELL_RETURN_IF_ERROR(ReadStruct("options", from, &options));
   SWELL_RETURN_IF_ERROR(CheckEnum("options.index", options.index, IndexKind::kWave));
   target->index.kind = static_cast<IndexKind>(options.index);
   target->index.cluster_tokens = options.cluster_tokens;

@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <string>
 
+#include "capi/src/layout.h"
 #include "lib/base/checked.h"
 #include "swell/status.h"
 #include "swell/types.h"
@@ -66,18 +67,21 @@ inline Status CheckExtent(const char* name, std::initializer_list<int64_t> facto
   return CheckedProduct(factors, &bytes) ? OkStatus() : BadSize(std::string("size of ") + name + " overflows");
 }
 
-// `size` bytes, said in the field `size_name`, against a struct whose first version had `v1_bytes`.
-inline Status CheckStructSize(const std::string& size_name, size_t size, size_t v1_bytes) {
-  if (size >= v1_bytes && size <= kMaxStructBytes) return OkStatus();
-  return BadSize(size_name + " is " + std::to_string(size) + ", not " + std::to_string(v1_bytes) + ".." +
+// The size of a Struct as the caller knows it, said in the field `size_name`.
+template <typename Struct>
+Status CheckStructSize(const std::string& size_name, size_t size) {
+  static_assert(kFirstBytes<Struct> > 0);
+  if (size >= kFirstBytes<Struct> && size <= kMaxStructBytes) return OkStatus();
+  return BadSize(size_name + " is " + std::to_string(size) + ", not " + std::to_string(kFirstBytes<Struct>) + ".." +
                  std::to_string(kMaxStructBytes));
 }
 
-// The same for the size of the elements of an array, which must keep each of them aligned.
-inline Status CheckStride(const std::string& size_name, size_t size, size_t v1_bytes) {
-  SWELL_RETURN_IF_ERROR(CheckStructSize(size_name, size, v1_bytes));
-  if (size % alignof(int64_t) == 0) return OkStatus();
-  return BadSize(size_name + " is " + std::to_string(size) + ", no multiple of " + std::to_string(alignof(int64_t)));
+// The same for the elements of an array, each of which must stay aligned.
+template <typename Struct>
+Status CheckStride(const std::string& size_name, size_t size) {
+  SWELL_RETURN_IF_ERROR(CheckStructSize<Struct>(size_name, size));
+  if (size % alignof(Struct) == 0) return OkStatus();
+  return BadSize(size_name + " is " + std::to_string(size) + ", no multiple of " + std::to_string(alignof(Struct)));
 }
 
 // Copies what `size` covers of `source` over the defaults in *target; what this library does not know must be zero.
@@ -93,10 +97,10 @@ Status CopyStruct(const std::string& name, const void* source, size_t size, Stru
 
 // Reads a struct that begins with struct_size over the defaults in *target.
 template <typename Struct>
-Status ReadStruct(const char* name, const Struct* source, size_t v1_bytes, Struct* target) {
+Status ReadStruct(const char* name, const Struct* source, Struct* target) {
   SWELL_RETURN_IF_ERROR(CheckPointer(name, source, alignof(Struct)));
   const uint32_t size = source->struct_size;
-  SWELL_RETURN_IF_ERROR(CheckStructSize(std::string(name) + ".struct_size", size, v1_bytes));
+  SWELL_RETURN_IF_ERROR(CheckStructSize<Struct>(std::string(name) + ".struct_size", size));
   SWELL_RETURN_IF_ERROR(CopyStruct(name, source, size, target));
   target->struct_size = size;
   return OkStatus();
@@ -112,10 +116,10 @@ void WriteStruct(const Struct& source, size_t size, void* target) {
 
 // Fills a caller's out-struct, whose struct_size stays as it was.
 template <typename Struct>
-Status FillStruct(const char* name, Struct source, size_t v1_bytes, Struct* target) {
+Status FillStruct(const char* name, Struct source, Struct* target) {
   SWELL_RETURN_IF_ERROR(CheckPointer(name, target, alignof(Struct)));
   source.struct_size = target->struct_size;
-  SWELL_RETURN_IF_ERROR(CheckStructSize(std::string(name) + ".struct_size", source.struct_size, v1_bytes));
+  SWELL_RETURN_IF_ERROR(CheckStructSize<Struct>(std::string(name) + ".struct_size", source.struct_size));
   WriteStruct(source, source.struct_size, target);
   return OkStatus();
 }

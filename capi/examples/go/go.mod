@@ -1,0 +1,3 @@
+module swell-decode
+
+go 1.19
