@@ -1,40 +1,46 @@
 #include "tools/swell/probe.h"
 
+#include <chrono>
 #include <cmath>
 
 namespace swell::cli {
 
-AttendProbe::AttendProbe(Engine& engine) : engine_(engine) { Reset(false); }
+AttendProbe::AttendProbe(Engine& engine) : engine_(engine) { Start(Watch::kTime); }
 
-void AttendProbe::Reset(bool audit) {
-  audit_ = audit;
+void AttendProbe::Start(Watch watch) {
+  watch_ = watch;
+  attend_seconds_ = 0;
   readings_.assign(static_cast<size_t>(shape().layers) * shape().kv_heads, HeadReading());
   pairs_.clear();
   audited_ = 0;
 }
 
-// Item by item: a watched call pays for its certificates anyway.
+// Item by item: the program asks for one sequence at a time.
 Status AttendProbe::Attend(int32_t layer, std::span<const AttendItem> items, std::span<Status> statuses) {
   if (items.size() != statuses.size() || layer < 0 || layer >= shape().layers) {
     return engine_.Attend(layer, items, statuses);  // the engine's own error
   }
   Status first;
   for (size_t i = 0; i < items.size(); ++i) {
-    statuses[i] = Watch(layer, items[i]);
+    statuses[i] = AttendOne(layer, items[i]);
     if (first.ok() && !statuses[i].ok()) first = statuses[i];
   }
   return first;
 }
 
-Status AttendProbe::Watch(int32_t layer, AttendItem item) {
+Status AttendProbe::AttendOne(int32_t layer, AttendItem item) {
   const int64_t heads = int64_t{shape().kv_heads} * shape().group;
+  if (item.retrieval == nullptr) item.retrieval = retrieval_;
   std::vector<Certificate> own;
-  if (item.certificates == nullptr && item.n_queries > 0) {
+  if (watch_ != Watch::kTime && item.certificates == nullptr && item.n_queries > 0) {
     own.resize(static_cast<size_t>(item.n_queries * heads));
     item.certificates = own.data();
   }
   Status status;
+  const auto start = std::chrono::steady_clock::now();
   SWELL_RETURN_IF_ERROR(engine_.Attend(layer, {&item, 1}, {&status, 1}));
+  attend_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (watch_ == Watch::kTime) return OkStatus();
   for (int64_t q = 0; q < item.n_queries * heads; ++q) {
     const Certificate& certificate = item.certificates[q];
     HeadReading& reading = readings_[layer * shape().kv_heads + q % heads / shape().group];
@@ -44,7 +50,8 @@ Status AttendProbe::Watch(int32_t layer, AttendItem item) {
     reading.bytes_read += certificate.bytes_read;
     reading.estimated_share += certificate.estimated_share;
   }
-  if (!audit_ || item.mode != AttendMode::kRetrieve || item.output_dtype != DType::kFloat32) return OkStatus();
+  if (watch_ != Watch::kErrors || item.mode != AttendMode::kRetrieve || item.output_dtype != DType::kFloat32)
+    return OkStatus();
   std::vector<float> exact(static_cast<size_t>(item.n_queries * heads * shape().head_dim));
   AttendItem again = item;
   again.mode = AttendMode::kExact;

@@ -1,5 +1,5 @@
-// An engine that watches another one: counts what attention reads and, when asked, answers every query a second time
-// exactly and keeps how far the two answers differ, per layer and KV head.
+// An engine that watches another one: how long attention takes, what it reads, and, when asked, how far each answer is
+// from the exact one, which it then computes as well.
 //
 // The wrapped engine must outlive it. Attend may be called from one thread at a time; the rest as Engine.
 #ifndef SWELL_TOOLS_SWELL_PROBE_H_
@@ -13,7 +13,11 @@
 
 namespace swell::cli {
 
-// Sums over the (query position, query head) pairs of one KV head of one layer.
+// How closely attention is watched: its time; what it reads; what it reads and how far it is off.
+enum class Watch { kTime, kReads, kErrors };
+
+// Sums over the (query position, query head) pairs of one KV head of one layer. What a KV head reads serves its whole
+// group, so that sums of tokens and bytes count it once per query head of the group.
 struct HeadReading {
   int64_t queries = 0;
   int64_t tokens_visible = 0;
@@ -35,9 +39,13 @@ class AttendProbe final : public Engine {
  public:
   explicit AttendProbe(Engine& engine);
 
-  // Counting starts anew. With `audit`, every Attend in kRetrieve mode is repeated in kExact mode.
-  void Reset(bool audit);
-  // [layers, kv_heads]
+  // Everything is counted anew from here. kErrors repeats every float32 Attend in kRetrieve mode in kExact mode.
+  void Start(Watch watch);
+  // Given to every Attend that brings no options of its own; null: the sequence's. Must outlive its use.
+  void SetRetrieval(const RetrievalOptions* retrieval) { retrieval_ = retrieval; }
+
+  double attend_seconds() const { return attend_seconds_; }  // without the repetitions
+  // [layers, kv_heads]; zeros with kTime.
   const std::vector<HeadReading>& readings() const { return readings_; }
   // Every kPairStride-th audited query.
   const std::vector<ErrorPair>& pairs() const { return pairs_; }
@@ -66,11 +74,13 @@ class AttendProbe final : public Engine {
   EngineStats Stats() const override { return engine_.Stats(); }
 
  private:
-  Status Watch(int32_t layer, AttendItem item);
+  Status AttendOne(int32_t layer, AttendItem item);
   void Compare(int32_t layer, const AttendItem& item, const std::vector<float>& exact);
 
   Engine& engine_;
-  bool audit_ = false;
+  Watch watch_ = Watch::kTime;
+  const RetrievalOptions* retrieval_ = nullptr;
+  double attend_seconds_ = 0;
   std::vector<HeadReading> readings_;
   std::vector<ErrorPair> pairs_;
   int64_t audited_ = 0;
