@@ -1,0 +1,107 @@
+// Selection of the retrieval and estimation zones by threshold: radix histograms find the importance at which the
+// budget ends, then one pass compares with it. O(clusters), no sort.
+#include <algorithm>
+#include <bit>
+
+#include "swell/attention.h"
+
+namespace swell::attention {
+namespace {
+
+// Unsigned keys in the order of the floats.
+uint32_t KeyOf(float importance) {
+  const uint32_t bits = std::bit_cast<uint32_t>(importance + 0.0f);  // -0 becomes 0
+  return (bits & 0x80000000u) ? ~bits : (bits | 0x80000000u);
+}
+
+// Where the budget ends in falling order: all clusters above `key` weigh less than the budget, and with those at `key`
+// they reach it.
+struct Cut {
+  uint32_t key;
+  int64_t ties;       // clusters whose key is `key`; their numbers are in scratch, rising
+  int64_t remaining;  // budget that is left for the ties, > 0
+};
+
+// Needs 0 < budget <= the weight of all clusters. `sizes` are the weights; null: every cluster weighs 1.
+Cut FindCut(int64_t clusters, const float* importance, const uint32_t* sizes, int64_t budget, uint32_t* scratch) {
+  constexpr int kBits = 11;
+  constexpr int kShifts[] = {21, 10, 0};
+  constexpr uint32_t kDigits = 1u << kBits;
+  Cut cut = {0, clusters, budget};
+  for (int level = 0; level < 3; ++level) {
+    const int shift = kShifts[level];
+    const uint32_t mask = level == 2 ? (1u << 10) - 1 : kDigits - 1;
+    int64_t weights[kDigits] = {};
+    for (int64_t i = 0; i < cut.ties; ++i) {
+      const uint32_t cluster = level == 0 ? static_cast<uint32_t>(i) : scratch[i];
+      weights[KeyOf(importance[cluster]) >> shift & mask] += sizes != nullptr ? sizes[cluster] : 1;
+    }
+    uint32_t digit = mask;
+    while (digit > 0 && weights[digit] < cut.remaining) cut.remaining -= weights[digit--];
+    cut.key |= digit << shift;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < cut.ties; ++i) {
+      const uint32_t cluster = level == 0 ? static_cast<uint32_t>(i) : scratch[i];
+      if ((KeyOf(importance[cluster]) >> shift & mask) == digit) scratch[kept++] = cluster;
+    }
+    cut.ties = kept;
+  }
+  return cut;
+}
+
+// Clusters and tokens of the retrieval zone.
+struct Retrieved {
+  int64_t clusters = 0;
+  int64_t tokens = 0;
+};
+
+Retrieved Retrieve(int64_t clusters, const float* importance, const uint32_t* sizes, BudgetUnit unit, int64_t budget,
+                   Zone* zones, uint32_t* scratch) {
+  const bool by_tokens = unit == BudgetUnit::kTokens;
+  int64_t tokens = 0;
+  for (int64_t j = 0; j < clusters; ++j) tokens += sizes[j];
+  const bool all = budget >= (by_tokens ? tokens : clusters);
+  std::fill_n(zones, clusters, all ? Zone::kRetrieved : Zone::kDropped);
+  if (all) return {clusters, tokens};
+  if (budget <= 0) return {};
+  Cut cut = FindCut(clusters, importance, by_tokens ? sizes : nullptr, budget, scratch);
+  Retrieved retrieved;
+  const auto take = [&](int64_t cluster) {
+    zones[cluster] = Zone::kRetrieved;
+    ++retrieved.clusters;
+    retrieved.tokens += sizes[cluster];
+  };
+  for (int64_t j = 0; j < clusters; ++j) {
+    if (KeyOf(importance[j]) > cut.key) take(j);
+  }
+  for (int64_t i = 0; i < cut.ties && cut.remaining > 0; ++i) {
+    const int64_t weight = by_tokens ? sizes[scratch[i]] : 1;
+    if (weight <= cut.remaining || 2 * cut.remaining >= weight || retrieved.clusters == 0) take(scratch[i]);
+    cut.remaining -= weight;  // the cluster that crosses the budget is the last one looked at
+  }
+  return retrieved;
+}
+
+}  // namespace
+
+int64_t SelectClusters(int64_t clusters, const float* importance, const uint32_t* sizes, BudgetUnit unit,
+                       int64_t retrieve_budget, int64_t estimate_clusters, Zone* zones, uint32_t* scratch) {
+  const Retrieved retrieved = Retrieve(clusters, importance, sizes, unit, retrieve_budget, zones, scratch);
+  const int64_t left = clusters - retrieved.clusters;
+  if (estimate_clusters >= left) {
+    std::replace(zones, zones + clusters, Zone::kDropped, Zone::kEstimated);
+  } else if (estimate_clusters > 0) {
+    // The retrieved clusters are the first of the order, so the estimated ones end at this rank.
+    const Cut cut = FindCut(clusters, importance, nullptr, retrieved.clusters + estimate_clusters, scratch);
+    const auto estimate = [&](int64_t cluster) {
+      if (zones[cluster] == Zone::kDropped) zones[cluster] = Zone::kEstimated;
+    };
+    for (int64_t j = 0; j < clusters; ++j) {
+      if (KeyOf(importance[j]) > cut.key) estimate(j);
+    }
+    for (int64_t i = 0; i < cut.remaining; ++i) estimate(scratch[i]);
+  }
+  return retrieved.tokens;
+}
+
+}  // namespace swell::attention

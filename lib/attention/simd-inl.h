@@ -1,0 +1,129 @@
+// Vector helpers of the kernels. Included once per Highway target.
+#if defined(SWELL_LIB_ATTENTION_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef SWELL_LIB_ATTENTION_SIMD_INL_H_
+#undef SWELL_LIB_ATTENTION_SIMD_INL_H_
+#else
+#define SWELL_LIB_ATTENTION_SIMD_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <type_traits>
+
+#include "lib/attention/row_tile.h"
+#include "lib/base/convert-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace swell {
+namespace attention {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+using swell::HWY_NAMESPACE::BFloat16Rows;
+using swell::HWY_NAMESPACE::Float16Rows;
+using swell::HWY_NAMESPACE::Float32Rows;
+using swell::HWY_NAMESPACE::FloatTag;
+using swell::HWY_NAMESPACE::FloatVec;
+using swell::HWY_NAMESPACE::Int8Rows;
+
+// Blocks must fit the register file: 32 vectors on AVX-512 and NEON, 16 elsewhere.
+#if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3) || HWY_ARCH_ARM_A64
+constexpr bool kManyRegisters = true;
+#else
+constexpr bool kManyRegisters = false;
+#endif
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kLargest = std::numeric_limits<float>::max();
+
+// exp(x) within 2 ulp for x in [-87.3, 88]; 0 below, exp(88) above. Cephes' expf.
+HWY_INLINE FloatVec Exp(FloatVec x) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  const auto lowest = hn::Set(d, -87.3f);
+  const auto underflow = hn::Lt(x, lowest);
+  x = hn::Min(hn::Max(x, lowest), hn::Set(d, 88.0f));
+  const auto power = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504088896341f)));
+  auto rest = hn::NegMulAdd(power, hn::Set(d, 0.693359375f), x);
+  rest = hn::NegMulAdd(power, hn::Set(d, -2.12194440e-4f), rest);
+  auto series = hn::MulAdd(rest, hn::Set(d, 1.9875691500e-4f), hn::Set(d, 1.3981999507e-3f));
+  series = hn::MulAdd(series, rest, hn::Set(d, 8.3334519073e-3f));
+  series = hn::MulAdd(series, rest, hn::Set(d, 4.1665795894e-2f));
+  series = hn::MulAdd(series, rest, hn::Set(d, 1.6666665459e-1f));
+  series = hn::MulAdd(series, rest, hn::Set(d, 5.0000001201e-1f));
+  const auto fraction = hn::Add(hn::MulAdd(series, hn::Mul(rest, rest), rest), hn::Set(d, 1.0f));
+  const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, power), hn::Set(di, 127)));
+  return hn::IfThenZeroElse(underflow, hn::Mul(fraction, hn::BitCast(d, exponent)));
+}
+
+// Logits that overflowed stay finite, so that differences of logits are never NaN.
+HWY_INLINE FloatVec ClampLogit(FloatVec logit) {
+  const FloatTag d;
+  return hn::Min(hn::Max(logit, hn::Set(d, -kLargest)), hn::Set(d, kLargest));
+}
+
+HWY_INLINE float Sum(FloatVec v) { return hn::GetLane(hn::SumOfLanes(FloatTag(), v)); }
+HWY_INLINE float Largest(FloatVec v) { return hn::GetLane(hn::MaxOfLanes(FloatTag(), v)); }
+
+// The first `count` elements of `from`, `fill` in the other lanes.
+HWY_INLINE FloatVec LoadUpTo(const float* from, int64_t count, float fill) {
+  const FloatTag d;
+  if (count >= static_cast<int64_t>(hn::Lanes(d))) return hn::LoadU(d, from);
+  float lanes[16];
+  for (int64_t i = 0; i < 16; ++i) lanes[i] = i < count ? from[i] : fill;
+  return hn::LoadU(d, lanes);
+}
+
+HWY_INLINE void StoreUpTo(FloatVec v, float* to, int64_t count) {
+  const FloatTag d;
+  if (count >= static_cast<int64_t>(hn::Lanes(d))) {
+    hn::StoreU(v, d, to);
+    return;
+  }
+  float lanes[16];
+  hn::StoreU(v, d, lanes);
+  std::copy_n(lanes, count, to);
+}
+
+// row *= factor
+HWY_INLINE void ScaleRow(float factor, int64_t count, float* row) {
+  const FloatTag d;
+  const auto scale = hn::Set(d, factor);
+  for (int64_t i = 0; i < count; i += hn::Lanes(d)) hn::StoreU(hn::Mul(hn::LoadU(d, row + i), scale), d, row + i);
+}
+
+// One step of the online softmax over a tile: logits [kTileTokens], -inf where there is no token, become weights
+// relative to the new maximum. Returns what the older sums must be multiplied by.
+HWY_INLINE float SoftmaxStep(float* logits, float* max, float* sum) {
+  const FloatTag d;
+  const int64_t lanes = hn::Lanes(d);
+  auto largest = hn::LoadU(d, logits);
+  for (int64_t t = lanes; t < kTileTokens; t += lanes) largest = hn::Max(largest, hn::LoadU(d, logits + t));
+  const float new_max = std::max(*max, Largest(largest));
+  if (new_max == -kInfinity) {
+    std::fill_n(logits, kTileTokens, 0.0f);
+    return 1.0f;
+  }
+  const auto shift = hn::Set(d, new_max);
+  auto total = hn::Zero(d);
+  for (int64_t t = 0; t < kTileTokens; t += lanes) {
+    const auto weight = Exp(hn::Sub(hn::LoadU(d, logits + t), shift));
+    hn::StoreU(weight, d, logits + t);
+    total = hn::Add(total, weight);
+  }
+  const float factor = new_max > *max ? std::exp(*max - new_max) : 1.0f;
+  *max = new_max;
+  *sum = *sum * factor + Sum(total);
+  return factor;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attention
+}  // namespace swell
+HWY_AFTER_NAMESPACE();
+
+#endif  // SWELL_LIB_ATTENTION_SIMD_INL_H_
