@@ -16,6 +16,9 @@
 
 namespace swell::model {
 
+class ForwardPass;
+struct ForwardItem;
+
 // Where time went and what attention read. Sums over all calls of a session and those it was forked from.
 struct Counters {
   double matmul_seconds = 0;
@@ -66,6 +69,8 @@ class Session {
 
   int64_t length() const { return length_; }
   SequenceId sequence() const { return sequence_; }
+  const Model& model() const { return *model_; }
+  Engine& engine() const { return *engine_; }
   const Counters& counters() const { return counters_; }
   void ResetCounters() { counters_ = {}; }
 
@@ -76,6 +81,9 @@ class Session {
   Status CheckTokens(std::span<const TokenId> ids) const;
   // One step; nll [ids] may be null.
   Status Step(std::span<const TokenId> ids, AttendMode mode, float* nll);
+  void TakeLogits(std::span<const TokenId> ids, float* nll, ForwardPass* pass);
+  static void StepBatch(std::span<const ForwardItem> items, AttendMode mode, std::span<const size_t> origins,
+                        std::span<Status> statuses);
 
   const Model* model_;
   Engine* engine_;
