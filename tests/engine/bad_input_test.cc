@@ -164,7 +164,8 @@ TEST_F(BadInput, Attend) {
     change(item);
     return item;
   };
-  const RetrievalOptions bad_retrieval{.retrieve_share = 2.0F};
+  RetrievalOptions bad_retrieval;
+  bad_retrieval.retrieve_share = 2.0F;
   ExpectRefused(with([](auto& i) { i.queries = nullptr; }), "queries is null", StatusDetail::kNullPointer);
   ExpectRefused(with([](auto& i) { i.output = nullptr; }), "output is null", StatusDetail::kNullPointer);
   ExpectRefused(with([](auto& i) { i.queries = reinterpret_cast<const char*>(i.queries) + 2; }), "queries",
@@ -176,7 +177,7 @@ TEST_F(BadInput, Attend) {
   ExpectRefused(with([](auto& i) { i.n_queries = 0; }), "n_queries", StatusDetail::kBadSize);
   ExpectRefused(with([](auto& i) { i.n_queries = INT64_MAX; }), "n_queries", StatusDetail::kBadSize);
   ExpectRefused(with([](auto& i) { i.mode = static_cast<AttendMode>(5); }), "mode", StatusDetail::kNone);
-  ExpectRefused(with([&](auto& i) { i.retrieval = &bad_retrieval; }), "retrieve_share", StatusDetail::kNone);
+  ExpectRefused(with([&bad_retrieval](auto& i) { i.retrieval = &bad_retrieval; }), "retrieve_share", StatusDetail::kNone);
   ExpectRefused(with([](auto& i) { i.sequence = static_cast<SequenceId>(1); }), "sequence", StatusDetail::kStaleHandle);
   ExpectRefused(attend_, "n_queries", StatusDetail::kBadSize, 1);  // layer 1 holds nothing
   ExpectRefused(attend_, "layer", StatusDetail::kNone, 2);

@@ -20,6 +20,12 @@ SequenceOptions SmallSegments() {
   return options;
 }
 
+SequenceOptions FlatIndex() {
+  SequenceOptions options;
+  options.index.kind = IndexKind::kFlat;
+  return options;
+}
+
 TEST(Lifecycle, ReleasedMemoryComesBack) {
   std::mt19937_64 random(testing::Seed());
   auto engine = OpenEngine(kShape);
@@ -61,13 +67,12 @@ TEST(Lifecycle, ForksShareUntilTheyWrite) {
   EXPECT_EQ(engine->Stats().bytes_in_use, 0U);
 }
 
-// Bytes that the process holds in its heap, from the allocator's own books where they are to be had.
 TEST(Lifecycle, AThousandForksCostLessThanOnePercent) {
   std::mt19937_64 random(testing::Seed());
   const ModelShape shape{4, 2, 4, 64, 0, DType::kFloat16};
   auto engine = OpenEngine(shape);
   const Rows rows = MakeRows(random, shape, 32768);
-  const SequenceId prefix = *engine->CreateSequence({.index = {.kind = IndexKind::kFlat}});
+  const SequenceId prefix = *engine->CreateSequence(FlatIndex());
   for (int32_t layer = 0; layer < 4; ++layer) ASSERT_TRUE(Put(*engine, prefix, layer, rows, 0, 32768).ok());
   const uint64_t before = engine->Stats().bytes_in_use;
   std::vector<SequenceId> forks;
@@ -100,7 +105,7 @@ TEST(Lifecycle, TheBudgetIsKeptAndARefusedPutChangesNothing) {
   const uint64_t budget = uint64_t{300} * 2 * 2 * 32 * 4;
   auto engine = OpenEngine(kShape, true, 2, budget);
   const Rows rows = MakeRows(random, kShape, 1000);
-  const SequenceId a = *engine->CreateSequence({.index = {.kind = IndexKind::kFlat}});
+  const SequenceId a = *engine->CreateSequence(FlatIndex());
   ASSERT_TRUE(Put(*engine, a, 0, rows, 0, 200).ok());
   const uint64_t used = engine->Stats().bytes_in_use;
   const Status refused = Put(*engine, a, 0, rows, 200, 1000);
@@ -123,7 +128,9 @@ TEST(Lifecycle, ClosingWithBuildsUnderWay) {
     for (int64_t begin = 0; begin < 2000; begin += 32) {
       ASSERT_TRUE(Put(*engine, a, 0, rows, begin, std::min<int64_t>(2000, begin + 32)).ok());
     }
-    if (s % 2 == 0) ASSERT_TRUE(engine->Release(a).ok());
+    if (s % 2 == 0) {
+      ASSERT_TRUE(engine->Release(a).ok());
+    }
   }
 }
 
