@@ -97,8 +97,8 @@ void WeighBlock(const ClusterBlock& block, const float* logits, const float* sig
     const auto sigma = LoadUpTo(sigmas + j, count, 0.0f);
     const auto size = hn::LoadU(d, block.sizes + j);
     const auto weight = hn::Mul(size, Exp(hn::Sub(hn::Add(logit, Correction(sigma, correct)), max)));
-    const auto spread = hn::Sub(Exp(hn::Min(hn::Mul(sigma, sigma), hn::Set(d, 4.0f))), hn::Set(d, 1.0f));
-    // weight / size is the exponential again: no division by the size of an empty cluster.
+    const auto spread = ExpMinusOne(hn::Min(hn::Mul(sigma, sigma), hn::Set(d, 4.0f)));
+    // Clusters that are not estimated have size 0.
     const auto divisor = hn::Max(size, hn::Set(d, 1.0f));
     const auto variance = hn::Mul(hn::Mul(weight, hn::Div(weight, divisor)), spread);
     mass = hn::Add(mass, weight);

@@ -1,0 +1,93 @@
+// A random meta index, and float64 values of what it stands for.
+#ifndef SWELL_TESTS_ATTENTION_CLUSTERS_H_
+#define SWELL_TESTS_ATTENTION_CLUSTERS_H_
+
+#include "tests/attention/support.h"
+
+namespace swell::attention {
+
+struct Clusters {
+  Clusters(const HeadShape& shape, int64_t count_in, Random* random) : count(count_in), head_dim(shape.head_dim) {
+    const int64_t tiles = (count + kClusterTile - 1) / kClusterTile;
+    center = random->Normals(head_dim, 0.5f);
+    // Lanes of padding hold poison here: whatever is in them must never reach a result.
+    centroids.assign(tiles * head_dim * kClusterTile, 127);
+    spreads.assign(centroids.size(), 255);
+    centroid_scales.assign(tiles * kClusterTile, kNan);
+    spread_scales.assign(tiles * kClusterTile, kNan);
+    value_means.resize(count * head_dim);
+    first_rows.push_back(random->Below(100));
+    for (int64_t j = 0; j < count; ++j) {
+      centroid_scales[j] = 0.02f * (0.5f + 0.01f * random->Below(100));
+      spread_scales[j] = 0.01f * random->Below(100) / 255;
+      value_scales.push_back(0.001f * (1 + random->Below(30)));
+      value_energies.push_back(0.1f * (1 + random->Below(50)));
+      first_rows.push_back(first_rows.back() + 1 + random->Below(20));
+      for (int64_t i = 0; i < head_dim; ++i) {
+        centroids[At(j, i)] = static_cast<int8_t>(random->Below(255) - 127);
+        spreads[At(j, i)] = static_cast<uint8_t>(random->Below(256));
+        value_means[j * head_dim + i] = static_cast<int8_t>(random->Below(255) - 127);
+      }
+    }
+  }
+
+  ClusterView view() const {
+    ClusterView result;
+    result.clusters = count;
+    result.center = center.data();
+    result.centroids = centroids.data();
+    result.centroid_scales = centroid_scales.data();
+    result.spreads = spreads.data();
+    result.spread_scales = spread_scales.data();
+    result.value_means = value_means.data();
+    result.value_scales = value_scales.data();
+    result.value_energies = value_energies.data();
+    result.first_rows = first_rows.data();
+    return result;
+  }
+
+  int64_t At(int64_t cluster, int64_t dimension) const {
+    return (cluster / kClusterTile * head_dim + dimension) * kClusterTile + cluster % kClusterTile;
+  }
+  double Logit(const HeadShape& shape, const float* query, int64_t j) const {
+    double dot = 0;
+    for (int64_t i = 0; i < head_dim; ++i) {
+      dot += query[i] * (center[i] + static_cast<double>(centroid_scales[j]) * centroids[At(j, i)]);
+    }
+    return shape.scale * dot;
+  }
+  double Sigma(const HeadShape& shape, const float* query, int64_t j) const {
+    double variance = 0;
+    for (int64_t i = 0; i < head_dim; ++i) {
+      variance += static_cast<double>(query[i]) * query[i] * spread_scales[j] * spreads[At(j, i)];
+    }
+    return shape.scale * std::sqrt(variance);
+  }
+  double Size(int64_t j) const { return first_rows[j + 1] - first_rows[j]; }
+  std::vector<uint32_t> Sizes() const {
+    std::vector<uint32_t> sizes;
+    for (int64_t j = 0; j < count; ++j) sizes.push_back(first_rows[j + 1] - first_rows[j]);
+    return sizes;
+  }
+
+  int64_t count;
+  int64_t head_dim;
+  std::vector<float> center, centroid_scales, spread_scales, value_scales, value_energies;
+  std::vector<int8_t> centroids, value_means;
+  std::vector<uint8_t> spreads;
+  std::vector<uint32_t> first_rows;
+};
+
+// [group, stride] of logits and sigmas, NaN where nothing was written.
+struct ScoreBuffer {
+  ScoreBuffer(int64_t group, int64_t stride_in)
+      : stride(stride_in), logits(group * stride_in, kNan), sigmas(group * stride_in, kNan) {}
+  ClusterScores view() { return {logits.data(), sigmas.data(), stride}; }
+
+  int64_t stride;
+  std::vector<float> logits, sigmas;
+};
+
+}  // namespace swell::attention
+
+#endif  // SWELL_TESTS_ATTENTION_CLUSTERS_H_
