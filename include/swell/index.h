@@ -2,7 +2,8 @@
 //
 // A builder reads the rows of a run of tokens once and returns an immutable index: in which order the rows are to be
 // stored (cluster by cluster) and the meta index. Building is deterministic: the result depends on the rows and the
-// options alone. Builders and indexes are safe for concurrent use.
+// options alone (and, in rounding, on whether the processor has a fused multiply-add). Builders and indexes are safe
+// for concurrent use.
 #ifndef SWELL_INDEX_H_
 #define SWELL_INDEX_H_
 
@@ -42,8 +43,10 @@ class IndexBuilder {
  public:
   virtual ~IndexBuilder() = default;
   // `tokens`: rows in token order, all of shape.storage and shape.head_dim, 1..kMaxSegmentTokens in total; read only
-  // during the call. kInvalidArgument on a bad shape, kResourceExhausted when memory is refused.
-  virtual Result<std::unique_ptr<const SegmentIndex>> Build(const HeadShape& shape, std::span<const KvRun> tokens) const = 0;
+  // during the call; `offsets` of the runs are null. kInvalidArgument on a bad shape or, with kNonFinite, when clusters
+  // were to be built from NaN or Inf; kResourceExhausted when memory is refused.
+  virtual Result<std::unique_ptr<const SegmentIndex>> Build(const HeadShape& shape,
+                                                            std::span<const KvRun> tokens) const = 0;
   // Upper bound of SegmentIndex::bytes() for that many tokens, so that a budget can be charged first.
   virtual size_t MaxBytes(const HeadShape& shape, int64_t tokens) const = 0;
 };
