@@ -108,16 +108,7 @@ void AddErrorFigures(const FidelityReport& report, report::Page& page) {
 
 ReadingMeans Means(const std::vector<HeadReading>& readings, int32_t group, int64_t query_positions) {
   HeadReading sum;
-  for (const HeadReading& reading : readings) {
-    sum.queries += reading.queries;
-    sum.tokens_visible += reading.tokens_visible;
-    sum.tokens_read += reading.tokens_read;
-    sum.bytes_read += reading.bytes_read;
-    sum.estimated_share += reading.estimated_share;
-    sum.audited += reading.audited;
-    sum.error += reading.error;
-    sum.predicted_error += reading.predicted_error;
-  }
+  for (const HeadReading& reading : readings) sum += reading;
   const auto queries = static_cast<double>(sum.queries), audited = static_cast<double>(sum.audited);
   ReadingMeans means;
   means.tokens_read = Ratio(static_cast<double>(sum.tokens_read), queries);

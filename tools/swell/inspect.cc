@@ -12,7 +12,7 @@
 #include "tools/report/file.h"
 #include "tools/report/format.h"
 #include "tools/swell/command.h"
-#include "tools/swell/session.h"
+#include "tools/swell/runtime.h"
 #include "tools/swell/table.h"
 #include "tools/swell/terminal.h"
 #include "tools/tasks/random.h"
@@ -27,7 +27,7 @@ constexpr int64_t kChunkTokens = 512;
 constexpr int kSizeBins = 9;  // 1, 2, 3-4, 5-8, ... 65-128, more
 
 struct Options {
-  SessionOptions session;
+  RuntimeOptions runtime;
   std::string text = "tools/assets/prideprejudice.txt";
   std::string preset = "swell";
   std::string json;
@@ -243,7 +243,7 @@ Result<Picture> TakeSynthetic(const Options& options, const SequenceOptions& seq
   SWELL_RETURN_IF_ERROR(CheckLayer(options.layer, options.layers));
   EngineOptions engine_options;
   engine_options.shape = {options.layers, options.kv_heads, 1, options.head_dim, 0, DType::kFloat16};
-  engine_options.threads = options.session.threads;
+  engine_options.threads = options.runtime.threads;
   Result<std::unique_ptr<Engine>> engine = Engine::Open(engine_options);
   if (!engine.ok()) return engine.status();
   Result<SequenceId> sequence = engine.value()->CreateSequence(sequence_options);
@@ -253,25 +253,21 @@ Result<Picture> TakeSynthetic(const Options& options, const SequenceOptions& seq
 }
 
 Result<Picture> TakeText(const Options& options, const SequenceOptions& sequence_options) {
-  Result<std::unique_ptr<Session>> opened = Session::Open(options.session, false);
+  Result<std::unique_ptr<Runtime>> opened = Runtime::Open(options.runtime, false);
   if (!opened.ok()) return opened.status();
-  Session& session = *opened.value();
-  SWELL_RETURN_IF_ERROR(CheckLayer(options.layer, session.engine().shape().layers));
-  Result<TokenIds> ids = ReadText(session, options.text);
+  Runtime& runtime = *opened.value();
+  SWELL_RETURN_IF_ERROR(CheckLayer(options.layer, runtime.engine().shape().layers));
+  Result<TokenIds> ids = runtime.ReadText(options.text);
   if (!ids.ok()) return ids.status();
-  const int64_t tokens = std::min<int64_t>(options.tokens, ids.value().size());
-  if (tokens > session.max_tokens()) {
-    return InvalidArgument("--tokens " + std::to_string(tokens) + ": the model reads at most " +
-                           std::to_string(session.max_tokens()));
-  }
-  Result<SequenceId> sequence = session.engine().CreateSequence(sequence_options);
-  if (!sequence.ok()) return sequence.status();
+  const int64_t tokens = std::min<int64_t>(options.tokens, static_cast<int64_t>(ids.value().size()));
+  SWELL_RETURN_IF_ERROR(runtime.CheckLength(tokens));
+  Result<model::Session> session = runtime.CreateSession(sequence_options);
+  if (!session.ok()) return session.status();
   {
     Progress progress("reading", tokens);
-    SWELL_RETURN_IF_ERROR(session.Read(sequence.value(), std::span(ids.value()).first(tokens),
-                                       [&](int64_t done) { progress.Update(done); }));
+    SWELL_RETURN_IF_ERROR(ReadContext(session.value(), std::span(ids.value()).first(tokens), progress));
   }
-  return Take(session.engine(), sequence.value(), sequence_options, options.layer);
+  return Take(runtime.engine(), session.value().sequence(), sequence_options, options.layer);
 }
 
 Status RunInspect(const Options& options) {
@@ -311,7 +307,7 @@ Command AddInspect(CLI::App& program) {
       ->capture_default_str();
   app->add_option("--seed", options->seed, "Seed of the made-up rows")->capture_default_str();
   app->add_option("--json", options->json, "Write everything to this file, too");
-  AddSessionOptions(*app, options->session);
+  AddRuntimeOptions(*app, options->runtime);
   return {app, [options] { return RunInspect(*options); }};
 }
 

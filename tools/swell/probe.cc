@@ -5,6 +5,18 @@
 
 namespace swell::cli {
 
+HeadReading& HeadReading::operator+=(const HeadReading& other) {
+  queries += other.queries;
+  tokens_visible += other.tokens_visible;
+  tokens_read += other.tokens_read;
+  bytes_read += other.bytes_read;
+  estimated_share += other.estimated_share;
+  audited += other.audited;
+  error += other.error;
+  predicted_error += other.predicted_error;
+  return *this;
+}
+
 AttendProbe::AttendProbe(Engine& engine) : engine_(engine) { Start(Watch::kTime); }
 
 void AttendProbe::Start(Watch watch) {

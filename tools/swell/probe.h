@@ -27,6 +27,8 @@ struct HeadReading {
   int64_t audited = 0;         // queries that were answered exactly as well
   double error = 0;            // sum of |o - exact| / |exact|
   double predicted_error = 0;  // sum over the audited queries
+
+  HeadReading& operator+=(const HeadReading& other);
 };
 
 // Actual and predicted relative error of one audited query.
@@ -44,6 +46,13 @@ class AttendProbe final : public Engine {
   // Given to every Attend that brings no options of its own; null: the sequence's. Must outlive its use.
   void SetRetrieval(const RetrievalOptions* retrieval) { retrieval_ = retrieval; }
 
+  // From now on a fork of `from` is a fork of `to`, which must hold the same tokens: so a session goes on under another
+  // index. SequenceId::kNone ends it.
+  void Redirect(SequenceId from, SequenceId to) {
+    from_ = from;
+    to_ = to;
+  }
+
   double attend_seconds() const { return attend_seconds_; }  // without the repetitions
   // [layers, kv_heads]; zeros with kTime.
   const std::vector<HeadReading>& readings() const { return readings_; }
@@ -53,7 +62,9 @@ class AttendProbe final : public Engine {
 
   const ModelShape& shape() const override { return engine_.shape(); }
   Result<SequenceId> CreateSequence(const SequenceOptions& options) override { return engine_.CreateSequence(options); }
-  Result<SequenceId> Fork(SequenceId sequence) override { return engine_.Fork(sequence); }
+  Result<SequenceId> Fork(SequenceId sequence) override {
+    return engine_.Fork(from_ != SequenceId::kNone && sequence == from_ ? to_ : sequence);
+  }
   Status Truncate(SequenceId sequence, int64_t tokens) override { return engine_.Truncate(sequence, tokens); }
   Status Release(SequenceId sequence) override { return engine_.Release(sequence); }
   Result<int64_t> Length(SequenceId sequence, int32_t layer) const override { return engine_.Length(sequence, layer); }
@@ -80,6 +91,7 @@ class AttendProbe final : public Engine {
   Engine& engine_;
   Watch watch_ = Watch::kTime;
   const RetrievalOptions* retrieval_ = nullptr;
+  SequenceId from_ = SequenceId::kNone, to_ = SequenceId::kNone;
   double attend_seconds_ = 0;
   std::vector<HeadReading> readings_;
   std::vector<ErrorPair> pairs_;

@@ -115,7 +115,8 @@ Result<Exam> Needles(Writer& writer, int64_t tokens, int64_t questions) {
     facts.push_back(std::move(fact));
   }
   Append(exam.context, Slice(body, at, static_cast<int64_t>(body.size()) - at));
-  for (int64_t i : writer.Choose(static_cast<int64_t>(facts.size()), questions)) {
+  exam.facts = static_cast<int64_t>(facts.size());
+  for (int64_t i : writer.Choose(exam.facts, questions)) {
     exam.questions.push_back(AskFact(writer.encode, facts[i]));
   }
   return exam;
@@ -132,7 +133,8 @@ Exam Lines(Writer& writer, int64_t tokens, int64_t questions) {
     Append(exam.context, writer.encode(fact.name + ": " + fact.value + "\n"));
     facts.push_back(std::move(fact));
   }
-  for (int64_t i : writer.Choose(static_cast<int64_t>(facts.size()), questions)) {
+  exam.facts = static_cast<int64_t>(facts.size());
+  for (int64_t i : writer.Choose(exam.facts, questions)) {
     Question question;
     question.ask = "Look up " + facts[i].name;
     question.expected = facts[i].value;

@@ -40,6 +40,7 @@ struct Question {
 struct Exam {
   TokenIds context;
   std::vector<Question> questions;
+  int64_t facts = 0;  // facts or lines that the context holds; 0 for recall and text
 };
 
 // A context of about `tokens` tokens (a little less) and up to `questions` questions; text has one question whatever is
