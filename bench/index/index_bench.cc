@@ -53,7 +53,7 @@ void BM_WaveIndex(benchmark::State& state) {
   }
   const auto builder = MakeIndexBuilder({IndexKind::kWave, kClusterTokens, kIterations});
   const KvRun run{stored.data(), stored.data(), nullptr, nullptr, nullptr, 0, tokens};
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     auto index = builder.value()->Build(shape, {&run, 1});
     if (!index.ok()) state.SkipWithError("build failed");
     benchmark::DoNotOptimize(index);
@@ -68,7 +68,7 @@ void BM_FaissClustering(benchmark::State& state) {
   const int64_t clusters = tokens / kClusterTokens;
   const std::vector<float> rows = MakeRows(tokens, head_dim);
   std::vector<faiss::Index::idx_t> nearest(tokens);
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     faiss::Clustering clustering(static_cast<int>(head_dim), static_cast<int>(clusters));
     clustering.niter = kIterations;
     clustering.min_points_per_centroid = 1;
