@@ -1,6 +1,7 @@
 #include "tools/model/matmul.h"
 
 #include <cblas.h>
+#include <tbb/info.h>
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
@@ -18,7 +19,9 @@ constexpr int64_t kProductTask = 192;  // outputs of a task: enough for OpenBLAS
 }  // namespace
 
 struct MatMul::Arena {
-  explicit Arena(int32_t threads) : tasks(threads > 0 ? threads : tbb::task_arena::automatic) {}
+  // More than the machine has would not run, and oneTBB would print a warning.
+  explicit Arena(int32_t threads)
+      : tasks(threads > 0 ? std::min(threads, tbb::info::default_concurrency()) : tbb::task_arena::automatic) {}
   tbb::task_arena tasks;
 };
 

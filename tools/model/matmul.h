@@ -11,7 +11,7 @@ namespace swell::model {
 
 class MatMul {
  public:
-  // `threads` <= 0: all that this process may use.
+  // `threads` <= 0, or more than there are: all that this process may use.
   explicit MatMul(int32_t threads);
   ~MatMul();
 
