@@ -29,6 +29,13 @@ std::string Line(const char* style, double x1, double y1, double x2, double y2) 
          Fixed(x2) + "\" y2=\"" + Fixed(y2) + "\"/>\n";
 }
 
+// The page's class for the series of that number.
+std::string Colour(size_t number) {
+  std::string name(1, 'c');
+  name += std::to_string(number % kColours);
+  return name;
+}
+
 std::string Open(double width, double height, std::string_view title) {
   return "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " + Fixed(width) + " " + Fixed(height) +
          "\" role=\"img\" aria-label=\"" + Escape(title) + "\">\n" + Text(8, 20, "start", title, " class=\"title\"");
@@ -75,20 +82,20 @@ std::string Legend(const std::vector<Series>& series) {
   for (size_t s = series.size(); s-- > 0;) {
     svg += Text(x, 20, "end", series[s].name);
     x -= 7.0 * static_cast<double>(series[s].name.size()) + 18;
-    svg += "<rect class=\"fill c" + std::to_string(s % kColours) + "\" x=\"" + Fixed(x) +
-           "\" y=\"11\" width=\"10\" height=\"10\"/>\n";
+    svg += "<rect class=\"fill " + Colour(s) + "\" x=\"" + Fixed(x) + "\" y=\"11\" width=\"10\" height=\"10\"/>\n";
     x -= 12;
   }
   return svg;
 }
 
 std::string DrawSeries(const Frame& frame, const Series& series, size_t number, bool points_only) {
-  const std::string colour = "c" + std::to_string(number % kColours);
+  const std::string colour = Colour(number);
   std::string path, points;
   for (size_t i = 0; i < series.x.size(); ++i) {
     if (!std::isfinite(series.x[i]) || !std::isfinite(series.y[i])) continue;
     const std::string x = Fixed(frame.X(series.x[i])), y = Fixed(frame.Y(series.y[i]));
-    path += (path.empty() ? "M" : "L") + x + " " + y;
+    path += path.empty() ? "M" : "L";
+    path += x + " " + y;
     points += "<circle class=\"fill " + colour + "\" cx=\"" + x + "\" cy=\"" + y + "\" r=\"" +
               (points_only ? "2.5" : "4") + "\"><title>" + Escape(series.name) + ": " + FormatNumber(series.x[i]) +
               ", " + FormatNumber(series.y[i]) + "</title></circle>\n";
@@ -182,10 +189,10 @@ std::string BarPlot(const BarPlotOptions& options, const std::vector<std::string
     for (size_t s = 0; s < series.size(); ++s) {
       const double value = series[s].y[g];
       if (!std::isfinite(value)) continue;
-      svg += "<rect class=\"fill c" + std::to_string(s % kColours) + "\" x=\"" +
-             Fixed(left + bar_width * static_cast<double>(s)) + "\" y=\"" + Fixed(frame.Y(value)) + "\" width=\"" +
-             Fixed(bar_width * 0.92) + "\" height=\"" + Fixed(frame.Y(0) - frame.Y(value)) + "\"><title>" +
-             Escape(groups[g]) + ", " + Escape(series[s].name) + ": " + FormatNumber(value) + "</title></rect>\n";
+      svg += "<rect class=\"fill " + Colour(s) + "\" x=\"" + Fixed(left + bar_width * static_cast<double>(s)) +
+             "\" y=\"" + Fixed(frame.Y(value)) + "\" width=\"" + Fixed(bar_width * 0.92) + "\" height=\"" +
+             Fixed(frame.Y(0) - frame.Y(value)) + "\"><title>" + Escape(groups[g]) + ", " + Escape(series[s].name) +
+             ": " + FormatNumber(value) + "</title></rect>\n";
     }
   }
   return svg + "</svg>\n";

@@ -50,7 +50,7 @@ std::vector<std::vector<std::string>> Comparison(const RunResult& result) {
 std::string Summary(const RunResult& result) {
   std::string text = "Read " + FormatCount(result.tokens) + " tokens of " + result.text;
   if (result.facts > 0) text += ", with " + FormatCount(result.facts) + " facts planted in it,";
-  return text + " in " + report::FormatDuration(result.read_seconds) + " minutes (" +
+  return text + " in " + report::FormatDuration(result.read_seconds) + " (" +
          FormatFixed(Ratio(static_cast<double>(result.tokens), result.read_seconds), 0) + " tokens per second).";
 }
 

@@ -63,8 +63,8 @@ double SecondsLeft(const std::vector<ProgressPoint>& points, double total) {
 std::string RenderProgress(const std::string& label, int64_t done, int64_t total, double seconds_left, int columns) {
   total = std::max<int64_t>(total, 1);
   done = std::clamp<int64_t>(done, 0, total);
-  std::string tail = " " + std::to_string(done * 100 / total) + " %  " + report::FormatCount(done) + " / " +
-                     report::FormatCount(total);
+  std::string tail = " ";
+  tail += std::to_string(done * 100 / total) + " %  " + report::FormatCount(done) + " / " + report::FormatCount(total);
   if (seconds_left >= 0) tail += "  " + report::FormatDuration(seconds_left) + " left";
   const int64_t cells = std::min<int64_t>(30, columns - 4 - static_cast<int64_t>(label.size() + tail.size()));
   std::string line = label;
