@@ -79,9 +79,9 @@ struct ErrorState {
   float* mass = nullptr;    // [group]: sum w_j, the estimated part of the denominator relative to state.max
 };
 
-// Adds the estimate of every cluster whose zone is kEstimated to `state` (group rows): always to the denominator, and to
-// the output where its share exp(l + log s - log_mass) is above 2^-20. `correct` multiplies by exp(min(sigma^2/2, 1)).
-// Zones, scores and view are of the same segment, entry 0 first. `errors` is in the scale of state.max throughout:
+// Adds the estimate of every cluster whose zone is kEstimated to `state` (group rows): always to the denominator, and
+// to the output where its share exp(l + log s - log_mass) is above 2^-20. `correct` multiplies by exp(min(sigma^2/2,
+// 1)). Zones, scores and view are of the same segment, entry 0 first. `errors` is in the scale of state.max throughout:
 // when state.max rises all four are rescaled.
 void EstimateClusters(const HeadShape& shape, const ClusterView& view, const ClusterScores& scores, const Zone* zones,
                       const float* log_mass, bool correct, PartialState state, ErrorState errors);
@@ -92,8 +92,8 @@ void ResetErrors(const HeadShape& shape, ErrorState errors);
 void MergeErrors(const HeadShape& shape, const float* from_max, const ErrorState& from, const float* into_max,
                  ErrorState into);
 
-// Relative output error predicted for each query head, and the estimated share of the mass, both [group], from the merged
-// state and its errors: e^2 = (energy - 2 o . cross + |o|^2 weight) / sum^2 / |o|^2, o = out / sum.
+// Relative output error predicted for each query head, and the estimated share of the mass, both [group], from the
+// merged state and its errors: e^2 = (energy - 2 o . cross + |o|^2 weight) / sum^2 / |o|^2, o = out / sum.
 void PredictError(const HeadShape& shape, const PartialState& state, const ErrorState& errors, float* relative_error,
                   float* estimated_share);
 

@@ -1,10 +1,10 @@
 // The engine: sequences of keys and values, and attention over them.
 //
-// Threads: every method may be called from any thread, concurrently. Calls on different sequences run in parallel. On the
-// same sequence, put / truncate / release / fork are serialised; attend, search and fetch work on the snapshot that they
-// find when they start. Work runs in the engine's own arena; the calling thread takes part.
-// Errors: a failed call changes nothing. In a batch each item has a status of its own; other items are not affected.
-// Nothing throws, prints, aborts or exits.
+// Threads: every method may be called from any thread, concurrently. Calls on different sequences run in parallel. On
+// the same sequence, put / truncate / release / fork are serialised; attend, search and fetch work on the snapshot that
+// they find when they start. Work runs in the engine's own arena; the calling thread takes part. Errors: a failed call
+// changes nothing. In a batch each item has a status of its own; other items are not affected. Nothing throws, prints,
+// aborts or exits.
 #ifndef SWELL_ENGINE_H_
 #define SWELL_ENGINE_H_
 
@@ -33,9 +33,9 @@ struct ModelShape {
 
 struct EngineOptions {
   ModelShape shape;
-  int32_t threads = 0;              // of the arena; 0: all that this process may use
-  uint64_t host_budget_bytes = 0;   // for keys, values and indexes; 0: no limit
-  bool deterministic = false;       // results independent of threads and timing: sealing completes before it is visible
+  int32_t threads = 0;             // of the arena; 0: all that this process may use
+  uint64_t host_budget_bytes = 0;  // for keys, values and indexes; 0: no limit
+  bool deterministic = false;      // results independent of threads and timing: sealing completes before it is visible
   // Called for warnings (a background build that failed, ...), from any thread; may be empty. Must not call the engine.
   std::function<void(const std::string&)> log;
 };
@@ -50,32 +50,34 @@ struct BudgetOverride {
 // What attention reads exactly, what it estimates, what it drops.
 struct RetrievalOptions {
   BudgetUnit unit = BudgetUnit::kTokens;
-  float retrieve_share = 0.02F;        // (0, 1] of the clustered tokens (or clusters) of a KV head
-  int64_t retrieve_tokens = 0;         // > 0: fixed number of tokens instead of the share
-  int64_t max_retrieve_tokens = 0;     // > 0: ceiling on either
-  float estimate_share = 1.0F;         // [0, 1] of all clusters: how many of those not read are estimated
+  float retrieve_share = 0.02F;     // (0, 1] of the clustered tokens (or clusters) of a KV head
+  int64_t retrieve_tokens = 0;      // > 0: fixed number of tokens instead of the share
+  int64_t max_retrieve_tokens = 0;  // > 0: ceiling on either
+  float estimate_share = 1.0F;      // [0, 1] of all clusters: how many of those not read are estimated
   Ranking ranking = Ranking::kOptimistic;
-  float kappa = 1.0F;                  // weight of sigma in the ranking, >= 0
-  bool correct = true;                 // second-order correction of the estimate
-  int64_t floor_tokens = 1024;         // at least so many tokens are read exactly per KV head, steady zone included
+  float kappa = 1.0F;           // weight of sigma in the ranking, >= 0
+  bool correct = true;          // second-order correction of the estimate
+  int64_t floor_tokens = 1024;  // at least so many tokens are read exactly per KV head, steady zone included
   std::vector<BudgetOverride> overrides;
 };
 
 struct SequenceOptions {
   IndexOptions index;
   RetrievalOptions retrieval;
-  int32_t sink_tokens = 4;       // first tokens, always exact; 0..1024
-  int32_t window_tokens = 64;    // latest tokens, always exact; 0..65536
-  int32_t seal_tokens = 512;     // tail beyond the window is sealed in runs of this many; 16..65536
-  int32_t segment_tokens = 2048; // sealed runs are compacted to segments of this many; multiple of seal_tokens, <= 65536
+  int32_t sink_tokens = 4;     // first tokens, always exact; 0..1024
+  int32_t window_tokens = 64;  // latest tokens, always exact; 0..65536
+  int32_t seal_tokens = 512;   // tail beyond the window is sealed in runs of this many; 16..65536
+  int32_t segment_tokens =
+      2048;  // sealed runs are compacted to segments of this many; multiple of seal_tokens, <= 65536
 };
 
-// Named settings: "swell" (the defaults) and "retroinfer" (the paper's: 16 tokens a cluster, 1.8 % of the clusters read,
-// 23.2 % estimated, the rest dropped, its ranking, no correction, no floor). kNotFound for another name.
+// Named settings: "swell" (the defaults) and "retroinfer" (the paper's: 16 tokens a cluster, 1.8 % of the clusters
+// read, 23.2 % estimated, the rest dropped, its ranking, no correction, no floor). kNotFound for another name.
 Result<SequenceOptions> SequencePreset(const std::string& name);
 
 // Rows of keys or values as a caller holds them: element (token, head, dim) is at
-// data + token * token_stride + head * head_stride + dim, strides in elements; 0 strides mean dense [tokens, kv_heads, head_dim].
+// data + token * token_stride + head * head_stride + dim, strides in elements; 0 strides mean dense [tokens, kv_heads,
+// head_dim].
 struct RowsView {
   const void* data = nullptr;
   DType dtype = DType::kFloat32;
@@ -85,8 +87,8 @@ struct RowsView {
 };
 
 // Tokens of one layer of one sequence, appended at `position`, which must be the layer's present length (kOutOfOrder).
-// float32, float16 and bfloat16 are converted to the storage dtype, rounding to nearest; int8 is taken as it is and needs
-// int8 storage. NaN, Inf, and numbers that the storage dtype cannot hold are refused (kNonFinite).
+// float32, float16 and bfloat16 are converted to the storage dtype, rounding to nearest; int8 is taken as it is and
+// needs int8 storage. NaN, Inf, and numbers that the storage dtype cannot hold are refused (kNonFinite).
 struct PutItem {
   SequenceId sequence = SequenceId::kNone;
   int64_t position = 0;
@@ -103,10 +105,10 @@ enum class AttendMode : int32_t {
 // What one (query position, query head) was answered from.
 struct Certificate {
   int64_t tokens_visible = 0;
-  int64_t tokens_read = 0;        // exactly, by this head's KV head
-  int64_t bytes_read = 0;         // keys, values and meta index, by this head's KV head
-  float estimated_share = 0;      // of the softmax mass
-  float predicted_error = 0;      // relative error of the output, |o - exact| / |exact|, predicted
+  int64_t tokens_read = 0;    // exactly, by this head's KV head
+  int64_t bytes_read = 0;     // keys, values and meta index, by this head's KV head
+  float estimated_share = 0;  // of the softmax mass
+  float predicted_error = 0;  // relative error of the output, |o - exact| / |exact|, predicted
 };
 
 // Attention of the last `n_queries` positions of one layer of one sequence: query i sees the tokens
@@ -132,9 +134,9 @@ struct SearchItem {
   const RetrievalOptions* retrieval = nullptr;
   const void* queries = nullptr;  // [kv_heads * group, head_dim], dense
   DType query_dtype = DType::kFloat32;
-  int64_t top_k = 0;              // 1..
-  int64_t* tokens = nullptr;      // [kv_heads * group, top_k]
-  float* logits = nullptr;        // same shape; may be null
+  int64_t top_k = 0;          // 1..
+  int64_t* tokens = nullptr;  // [kv_heads * group, top_k]
+  float* logits = nullptr;    // same shape; may be null
 };
 
 // Rows of given tokens, all KV heads, in the storage dtype exactly as stored, or converted to float32.
@@ -151,34 +153,34 @@ struct FetchItem {
 struct SegmentInfo {
   int64_t first_token = 0;
   int64_t tokens = 0;
-  int64_t clusters = 0;       // of all KV heads
-  uint64_t row_bytes = 0;     // keys and values
-  uint64_t index_bytes = 0;   // order and meta index
-  int64_t owners = 0;         // sequences (and snapshots) that hold it
+  int64_t clusters = 0;      // of all KV heads
+  uint64_t row_bytes = 0;    // keys and values
+  uint64_t index_bytes = 0;  // order and meta index
+  int64_t owners = 0;        // sequences (and snapshots) that hold it
 };
 
 struct LayerInfo {
   int64_t tokens = 0;
   int64_t sealed_tokens = 0;
-  int64_t tail_tokens = 0;    // sinks not included
-  bool sealing = false;       // a background build is under way
+  int64_t tail_tokens = 0;  // sinks not included
+  bool sealing = false;     // a background build is under way
   std::vector<SegmentInfo> segments;
 };
 
 struct EngineStats {
   int64_t sequences = 0;
-  uint64_t bytes_in_use = 0;      // rows and indexes, each shared block once
+  uint64_t bytes_in_use = 0;  // rows and indexes, each shared block once
   uint64_t bytes_peak = 0;
-  uint64_t budget_bytes = 0;      // 0: no limit
-  int64_t tokens_put = 0;         // per layer
-  int64_t attend_calls = 0;       // query positions x layers
-  int64_t head_steps = 0;         // query positions x layers x KV heads
-  int64_t tokens_visible = 0;     // summed over head steps
+  uint64_t budget_bytes = 0;   // 0: no limit
+  int64_t tokens_put = 0;      // per layer
+  int64_t attend_calls = 0;    // query positions x layers
+  int64_t head_steps = 0;      // query positions x layers x KV heads
+  int64_t tokens_visible = 0;  // summed over head steps
   int64_t tokens_read = 0;
   int64_t bytes_read = 0;
   int64_t segments_sealed = 0;
   int64_t segments_compacted = 0;
-  int64_t builds_failed = 0;      // background builds given up (memory, budget); their tokens stay exact
+  int64_t builds_failed = 0;  // background builds given up (memory, budget); their tokens stay exact
 };
 
 class Engine {
@@ -193,7 +195,8 @@ class Engine {
   virtual Result<SequenceId> CreateSequence(const SequenceOptions& options) = 0;
   // O(layers): segments, sinks and tail are shared until one side writes.
   virtual Result<SequenceId> Fork(SequenceId sequence) = 0;
-  // Keeps the first `tokens` tokens of every layer that has more; the cut segment is re-opened (its tokens are exact again).
+  // Keeps the first `tokens` tokens of every layer that has more; the cut segment is re-opened (its tokens are exact
+  // again).
   virtual Status Truncate(SequenceId sequence, int64_t tokens) = 0;
   // Memory returns when the last owner of a block has gone.
   virtual Status Release(SequenceId sequence) = 0;

@@ -74,7 +74,7 @@ inline Status InvalidArgument(std::string message, StatusDetail detail = StatusD
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  Result(T value) : state_(std::move(value)) {}        // NOLINT(google-explicit-constructor)
   Result(Status status) : state_(std::move(status)) {  // NOLINT(google-explicit-constructor)
     assert(!std::get<Status>(state_).ok());
   }
@@ -96,8 +96,8 @@ class [[nodiscard]] Result {
 };
 
 // Leaves the enclosing function with the status of `expression` unless it is ok.
-#define SWELL_RETURN_IF_ERROR(expression)                        \
-  do {                                                           \
+#define SWELL_RETURN_IF_ERROR(expression)                                                        \
+  do {                                                                                           \
     if (::swell::Status swell_status_ = (expression); !swell_status_.ok()) return swell_status_; \
   } while (false)
 

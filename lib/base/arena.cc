@@ -74,14 +74,13 @@ Arena::~Arena() = default;
 
 int Arena::threads() const { return impl_->foreground.max_concurrency(); }
 
-void Arena::ParallelFor(int64_t count, const std::function<void(int64_t)>& body) {
+void Arena::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body) {
   if (count == 1) return body(0);
   if (count <= 0) return;
   impl_->foreground.execute([&] {
     // Isolation keeps a waiting caller from picking up the work of another one before its own is done.
-    oneapi::tbb::this_task_arena::isolate([&] {
-      oneapi::tbb::parallel_for(int64_t{0}, count, body, oneapi::tbb::simple_partitioner());
-    });
+    oneapi::tbb::this_task_arena::isolate(
+        [&] { oneapi::tbb::parallel_for(int64_t{0}, count, body, oneapi::tbb::simple_partitioner()); });
   });
 }
 

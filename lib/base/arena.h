@@ -1,9 +1,12 @@
-// The threads of an engine: a oneTBB arena for work that a caller waits for, and a few threads for work nobody waits for.
+// The threads of an engine: a oneTBB arena for work that a caller waits for, and a few threads for work nobody waits
+// for.
 //
-// A body given to ParallelFor must not take a lock that a caller of ParallelFor may hold: while it waits, a thread may run
-// bodies of other callers.
+// A body given to ParallelFor must not take a lock that a caller of ParallelFor may hold: while it waits, a thread may
+// run bodies of other callers.
 #ifndef SWELL_LIB_BASE_ARENA_H_
 #define SWELL_LIB_BASE_ARENA_H_
+
+#include <absl/functional/function_ref.h>
 
 #include <cstdint>
 #include <functional>
@@ -24,7 +27,7 @@ class Arena {
 
   // Calls body(0) .. body(count - 1), in any order, on several threads; the calling thread takes part. Exceptions of a
   // body reach the caller.
-  void ParallelFor(int64_t count, const std::function<void(int64_t)>& body);
+  void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body);
 
   // Runs `job` later on a background thread; jobs start in the order of the calls. `job` must not throw.
   void Enqueue(std::function<void()> job);

@@ -43,8 +43,7 @@ Status Begin(const Context& context, int32_t layer, Job& job) {
                                std::to_string(layer) + " holds " + std::to_string(job.layer.length) + " tokens",
                            StatusDetail::kBadSize);
   }
-  auto queries =
-      FloatQueries(context, job.item->queries, job.item->query_dtype, job.item->n_queries, job.buffer);
+  auto queries = FloatQueries(context, job.item->queries, job.item->query_dtype, job.item->n_queries, job.buffer);
   if (!queries.ok()) return queries.status();
   job.queries = *queries;
   return OkStatus();

@@ -37,7 +37,7 @@ struct Context {
   SequenceTable sequences;
   Counters counters;
   std::atomic<bool> closing{false};  // background builds end early
-  Arena arena;  // last: its threads end before what they use
+  Arena arena;                       // last: its threads end before what they use
 
   const ModelShape& shape() const { return options.shape; }
   HeadShape head_shape() const {

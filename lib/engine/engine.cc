@@ -204,7 +204,8 @@ Result<std::unique_ptr<Engine>> Engine::Open(const EngineOptions& options) {
   return Guard([&]() -> Result<std::unique_ptr<Engine>> {
     SWELL_RETURN_IF_ERROR(ValidateEngineOptions(options));
     EngineOptions resolved = options;
-    if (resolved.shape.scale == 0.0F) resolved.shape.scale = 1.0F / std::sqrt(static_cast<float>(options.shape.head_dim));
+    if (resolved.shape.scale == 0.0F)
+      resolved.shape.scale = 1.0F / std::sqrt(static_cast<float>(options.shape.head_dim));
     return std::unique_ptr<Engine>(std::make_unique<EngineImpl>(resolved));
   });
 }

@@ -86,8 +86,7 @@ Status FetchItemTokens(Context& context, int32_t layer, const FetchItem& item) {
   // Token by token in rising order, so that each segment's order is inverted once.
   std::vector<int64_t> places(item.tokens.size());
   for (size_t i = 0; i < places.size(); ++i) places[i] = static_cast<int64_t>(i);
-  std::stable_sort(places.begin(), places.end(),
-                   [&](int64_t a, int64_t b) { return item.tokens[a] < item.tokens[b]; });
+  std::stable_sort(places.begin(), places.end(), [&](int64_t a, int64_t b) { return item.tokens[a] < item.tokens[b]; });
   context.arena.ParallelFor(context.shape().kv_heads, [&](int64_t head) {
     Reader reader(context, item, snapshot, static_cast<int32_t>(head));
     for (int64_t place : places) reader.Read(place, item.tokens[place]);

@@ -1,5 +1,5 @@
-// The work of one KV head for a block of query positions, cut into pieces that run in parallel and merge in a fixed order,
-// so that the result does not depend on the number of threads.
+// The work of one KV head for a block of query positions, cut into pieces that run in parallel and merge in a fixed
+// order, so that the result does not depend on the number of threads.
 #ifndef SWELL_LIB_ENGINE_HEAD_TASK_H_
 #define SWELL_LIB_ENGINE_HEAD_TASK_H_
 
@@ -18,17 +18,17 @@ constexpr int64_t kQueryRowsPerTask = 192;
 
 struct HeadTask {
   int32_t head = 0;
-  int64_t first_query = 0;         // within the item
+  int64_t first_query = 0;  // within the item
   int64_t n_queries = 1;
   int64_t first_position = 0;      // of the first query
   const float* queries = nullptr;  // [n_queries, group, head_dim], query_stride floats between positions
   int64_t query_stride = 0;
 
   struct Piece {
-    std::vector<KvRun> runs;  // exact, or
+    std::vector<KvRun> runs;    // exact, or
     int64_t first_segment = 0;  // estimate of step->estimated[first_segment .. last_segment)
     int64_t last_segment = 0;
-    bool masked = false;      // some rows may lie beyond a query's position
+    bool masked = false;  // some rows may lie beyond a query's position
   };
   std::vector<Piece> pieces;
   HeadStep* step = nullptr;  // set when there is an estimate

@@ -26,7 +26,7 @@ struct Segment {
   int64_t tokens = 0;
   std::shared_ptr<const KvBlock> rows;
   std::vector<std::unique_ptr<const SegmentIndex>> heads;
-  uint64_t index_bytes = 0;             // charged to the budget until destruction
+  uint64_t index_bytes = 0;  // charged to the budget until destruction
   std::shared_ptr<ByteBudget> budget;
 
   ~Segment();
@@ -39,9 +39,9 @@ using SegmentList = std::vector<std::shared_ptr<const Segment>>;
 using BlockList = std::vector<std::shared_ptr<KvBlock>>;
 
 struct Layer {
-  int64_t length = 0;       // tokens
-  int64_t sealed_end = 0;   // first token of the tail; the number of sinks while nothing is sealed
-  int64_t tail_origin = 0;  // token of row 0 of the first tail block, <= sealed_end
+  int64_t length = 0;                           // tokens
+  int64_t sealed_end = 0;                       // first token of the tail; the number of sinks while nothing is sealed
+  int64_t tail_origin = 0;                      // token of row 0 of the first tail block, <= sealed_end
   std::shared_ptr<KvBlock> sinks;               // null when there are none
   std::shared_ptr<const SegmentList> segments;  // never null; ordered, back to back from the sinks to sealed_end
   std::shared_ptr<const BlockList> tail;        // never null
@@ -53,7 +53,8 @@ struct Layer {
 // Appends to `runs` the rows of tokens [begin, end) that are not sealed: of the sinks and of the tail.
 void AppendUnsealedRuns(const Layer& layer, int32_t head, int64_t begin, int64_t end, std::vector<KvRun>* runs);
 
-// Every row of tokens [0, end) of a head: sinks, segments (whole ones, so rows beyond `end` may be among them) and tail.
+// Every row of tokens [0, end) of a head: sinks, segments (whole ones, so rows beyond `end` may be among them) and
+// tail.
 std::vector<KvRun> AllRuns(const Layer& layer, int32_t head, int64_t end);
 
 // The part of `run` from row `row` on.

@@ -8,8 +8,8 @@
 
 namespace swell {
 
-// Puts of more tokens than this index what they complete before they return, with all threads; shorter ones (tokens being
-// generated) leave it to the background and never wait.
+// Puts of more tokens than this index what they complete before they return, with all threads; shorter ones (tokens
+// being generated) leave it to the background and never wait.
 constexpr int64_t kAppendTokens = 32;
 
 // Engine::Put; arguments are not checked yet.

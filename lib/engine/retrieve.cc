@@ -7,8 +7,8 @@ namespace swell {
 namespace {
 
 struct Budget {
-  int64_t retrieve = 0;   // tokens or clusters
-  int64_t estimate = 0;   // clusters
+  int64_t retrieve = 0;  // tokens or clusters
+  int64_t estimate = 0;  // clusters
   bool everything = false;
 };
 
@@ -119,9 +119,9 @@ void Select(const HeadShape& shape, HeadStep& step) {
   std::vector<uint32_t> scratch(static_cast<size_t>(step.clusters));
   attention::RankClusters(shape.group, step.clusters, step.Scores(0), sizes.data(), step.retrieval->ranking,
                           step.retrieval->kappa, importance.data(), step.log_mass.data());
-  step.tokens_read = steady_tokens + attention::SelectClusters(step.clusters, importance.data(), sizes.data(),
-                                                               step.retrieval->unit, budget.retrieve, budget.estimate,
-                                                               step.zones.data(), scratch.data());
+  step.tokens_read =
+      steady_tokens + attention::SelectClusters(step.clusters, importance.data(), sizes.data(), step.retrieval->unit,
+                                                budget.retrieve, budget.estimate, step.zones.data(), scratch.data());
   AppendRetrieved(shape, step);
 }
 
@@ -154,8 +154,7 @@ void PlanHeadSteps(Context& context, std::span<HeadStep> steps) {
       attention::ScoreClusters(shape, step->queries, segment.view, step->Scores(segment.first_cluster));
     }
   });
-  context.arena.ParallelFor(static_cast<int64_t>(selecting.size()),
-                            [&](int64_t i) { Select(shape, *selecting[i]); });
+  context.arena.ParallelFor(static_cast<int64_t>(selecting.size()), [&](int64_t i) { Select(shape, *selecting[i]); });
 }
 
 }  // namespace swell

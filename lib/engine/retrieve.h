@@ -35,12 +35,12 @@ struct HeadStep {
   const float* queries = nullptr;  // [group, head_dim]
 
   // Found by PlanHeadSteps.
-  std::vector<KvRun> exact;                  // rows to read, all visible
-  std::vector<KvRun> masked;                 // rows of which some lie beyond `position`
-  std::vector<ClusteredSegment> estimated;   // segments whose clusters were ranked; empty: everything is read
-  std::vector<float> logits, sigmas;         // [group, clusters]
-  std::vector<attention::Zone> zones;        // [clusters]
-  std::vector<float> log_mass;               // [group]
+  std::vector<KvRun> exact;                 // rows to read, all visible
+  std::vector<KvRun> masked;                // rows of which some lie beyond `position`
+  std::vector<ClusteredSegment> estimated;  // segments whose clusters were ranked; empty: everything is read
+  std::vector<float> logits, sigmas;        // [group, clusters]
+  std::vector<attention::Zone> zones;       // [clusters]
+  std::vector<float> log_mass;              // [group]
   int64_t clusters = 0;
   int64_t tokens_read = 0;
   int64_t clusters_estimated = 0;

@@ -23,9 +23,8 @@ Result<std::vector<std::shared_ptr<const Segment>>> BuildSegments(const Context&
     SWELL_RETURN_IF_ERROR(builds.back().Start());
   }
   std::vector<Status> statuses(ranges.size() * static_cast<size_t>(kv_heads));
-  parallel_for(static_cast<int64_t>(statuses.size()), [&](int64_t i) {
-    statuses[i] = builds[i / kv_heads].BuildHead(static_cast<int32_t>(i % kv_heads));
-  });
+  parallel_for(static_cast<int64_t>(statuses.size()),
+               [&](int64_t i) { statuses[i] = builds[i / kv_heads].BuildHead(static_cast<int32_t>(i % kv_heads)); });
   for (const Status& status : statuses) SWELL_RETURN_IF_ERROR(status);
   std::vector<std::shared_ptr<const Segment>> segments;
   segments.reserve(builds.size());
@@ -44,8 +43,8 @@ void Publish(Context& context, Layer& layer, std::vector<std::shared_ptr<const S
   const auto sealed = static_cast<int64_t>(built.size());
   for (auto& segment : built) segments->push_back(std::move(segment));
   const int64_t sealed_end = segments->back()->end();
-  const int64_t dropped = std::min((sealed_end - layer.tail_origin) / kTailBlockTokens,
-                                   static_cast<int64_t>(layer.tail->size()));
+  const int64_t dropped =
+      std::min((sealed_end - layer.tail_origin) / kTailBlockTokens, static_cast<int64_t>(layer.tail->size()));
   auto tail = std::make_shared<BlockList>(layer.tail->begin() + std::max<int64_t>(dropped, 0), layer.tail->end());
   layer.segments = std::move(segments);
   layer.tail = std::move(tail);

@@ -1,5 +1,5 @@
-// When tokens are sealed and segments compacted. The plan depends on token positions alone, so every sequence of the same
-// length ends up with the same segments, however its tokens arrived.
+// When tokens are sealed and segments compacted. The plan depends on token positions alone, so every sequence of the
+// same length ends up with the same segments, however its tokens arrived.
 #ifndef SWELL_LIB_ENGINE_SEALER_H_
 #define SWELL_LIB_ENGINE_SEALER_H_
 
@@ -18,7 +18,8 @@ struct SealRange {
   int64_t end = 0;
 };
 
-// What is due: runs of seal_tokens beyond the window, and one segment of segment_tokens wherever all its tokens are there.
+// What is due: runs of seal_tokens beyond the window, and one segment of segment_tokens wherever all its tokens are
+// there.
 std::vector<SealRange> PlanSeals(const Layer& layer, const SequenceOptions& options);
 
 // Builds what is due with all threads and returns when it is visible. Failures leave tokens exact; they are counted and

@@ -37,7 +37,8 @@ Status TooLarge(const std::string& what) {
 // Elements that a view spans must be addressable.
 Status ValidateRows(const RowsView& rows, int64_t tokens, const Context& context, const std::string& what) {
   const ModelShape& shape = context.shape();
-  if (DTypeSize(rows.dtype) == 0) return InvalidArgument(what + ".dtype is no known dtype", StatusDetail::kUnknownDType);
+  if (DTypeSize(rows.dtype) == 0)
+    return InvalidArgument(what + ".dtype is no known dtype", StatusDetail::kUnknownDType);
   if (rows.dtype == DType::kInt8) {
     if (shape.storage != DType::kInt8) {
       return InvalidArgument(what + ".dtype is int8 but the engine does not store int8", StatusDetail::kUnknownDType);
@@ -121,8 +122,8 @@ Status ValidateFetch(const FetchItem& item, const Context& context) {
     return InvalidArgument("dtype must be the storage dtype or float32", StatusDetail::kUnknownDType);
   }
   if (!item.tokens.empty()) SWELL_RETURN_IF_ERROR(ValidatePointer(item.tokens.data(), alignof(int64_t), "tokens"));
-  for (const auto& [rows, scales, name] : {std::tuple(item.keys, item.key_scales, "key"),
-                                           std::tuple(item.values, item.value_scales, "value")}) {
+  for (const auto& [rows, scales, name] :
+       {std::tuple(item.keys, item.key_scales, "key"), std::tuple(item.values, item.value_scales, "value")}) {
     if (rows == nullptr) continue;
     SWELL_RETURN_IF_ERROR(ValidatePointer(rows, DTypeSize(item.dtype), std::string(name) + "s"));
     if (item.dtype != DType::kInt8) continue;

@@ -56,9 +56,11 @@ TEST_P(AttendEquals, Float64Attention) {
 INSTANTIATE_TEST_SUITE_P(Shapes, AttendEquals,
                          ::testing::Values(Case{64, 3, 3, 1500, DType::kFloat32}, Case{64, 1, 2, 1, DType::kFloat32},
                                            Case{80, 4, 1, 333, DType::kFloat32}, Case{96, 16, 1, 700, DType::kFloat16},
-                                           Case{128, 4, 2, 1025, DType::kFloat16}, Case{256, 7, 1, 515, DType::kFloat16},
+                                           Case{128, 4, 2, 1025, DType::kFloat16},
+                                           Case{256, 7, 1, 515, DType::kFloat16},
                                            Case{64, 3, 3, 2000, DType::kBFloat16}, Case{16, 5, 2, 3, DType::kBFloat16},
-                                           Case{128, 2, 2, 900, DType::kInt8}, Case{64, 3, 1, 65, DType::kInt8}, Case{64, 1, 1, 200000, DType::kFloat16}));
+                                           Case{128, 2, 2, 900, DType::kInt8}, Case{64, 3, 1, 65, DType::kInt8},
+                                           Case{64, 1, 1, 200000, DType::kFloat16}));
 
 TEST(Attend, ReadsAndWritesHalfPrecision) {
   std::mt19937_64 random(testing::Seed());

@@ -1,7 +1,7 @@
 // Goal: every bad argument gets an error that names it, and the engine is as it was before.
-#include "tests/engine/fixture.h"
-
 #include <limits>
+
+#include "tests/engine/fixture.h"
 
 namespace swell {
 namespace {
@@ -98,9 +98,18 @@ TEST_F(BadInput, SequenceOptions) {
   EXPECT_NE(refused([](auto& o) { o.retrieval.retrieve_tokens = -1; }).find("retrieve_tokens"), std::string::npos);
   EXPECT_NE(refused([](auto& o) { o.retrieval.unit = static_cast<BudgetUnit>(7); }).find("unit"), std::string::npos);
   EXPECT_NE(refused([](auto& o) { o.retrieval.ranking = static_cast<Ranking>(7); }).find("ranking"), std::string::npos);
-  EXPECT_NE(refused([](auto& o) { o.retrieval.overrides = {{2, 0, 0.5F}}; }).find("overrides.layer"), std::string::npos);
-  EXPECT_NE(refused([](auto& o) { o.retrieval.overrides = {{0, 2, 0.5F}}; }).find("overrides.kv_head"), std::string::npos);
-  EXPECT_NE(refused([](auto& o) { o.retrieval.overrides = {{0, 0, 0}}; }).find("overrides.retrieve"), std::string::npos);
+  EXPECT_NE(refused([](auto& o) {
+              o.retrieval.overrides = {{2, 0, 0.5F}};
+            }).find("overrides.layer"),
+            std::string::npos);
+  EXPECT_NE(refused([](auto& o) {
+              o.retrieval.overrides = {{0, 2, 0.5F}};
+            }).find("overrides.kv_head"),
+            std::string::npos);
+  EXPECT_NE(refused([](auto& o) {
+              o.retrieval.overrides = {{0, 0, 0}};
+            }).find("overrides.retrieve"),
+            std::string::npos);
   EXPECT_NE(refused([](auto& o) { o.sink_tokens = -1; }).find("sink_tokens"), std::string::npos);
   EXPECT_NE(refused([](auto& o) { o.window_tokens = 65537; }).find("window_tokens"), std::string::npos);
   EXPECT_NE(refused([](auto& o) { o.seal_tokens = 15; }).find("seal_tokens"), std::string::npos);
@@ -177,7 +186,8 @@ TEST_F(BadInput, Attend) {
   ExpectRefused(with([](auto& i) { i.n_queries = 0; }), "n_queries", StatusDetail::kBadSize);
   ExpectRefused(with([](auto& i) { i.n_queries = INT64_MAX; }), "n_queries", StatusDetail::kBadSize);
   ExpectRefused(with([](auto& i) { i.mode = static_cast<AttendMode>(5); }), "mode", StatusDetail::kNone);
-  ExpectRefused(with([&bad_retrieval](auto& i) { i.retrieval = &bad_retrieval; }), "retrieve_share", StatusDetail::kNone);
+  ExpectRefused(with([&bad_retrieval](auto& i) { i.retrieval = &bad_retrieval; }), "retrieve_share",
+                StatusDetail::kNone);
   ExpectRefused(with([](auto& i) { i.sequence = static_cast<SequenceId>(1); }), "sequence", StatusDetail::kStaleHandle);
   ExpectRefused(attend_, "n_queries", StatusDetail::kBadSize, 1);  // layer 1 holds nothing
   ExpectRefused(attend_, "layer", StatusDetail::kNone, 2);

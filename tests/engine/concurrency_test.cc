@@ -1,9 +1,10 @@
-// Goal: an engine used from many threads gives each what it would get alone, and TSan has nothing to say. Method: threads
-// with own sequences beside threads that read, fork, cut and release a shared one; answers are compared, not timed.
-#include "tests/engine/fixture.h"
-
+// Goal: an engine used from many threads gives each what it would get alone, and TSan has nothing to say. Method:
+// threads with own sequences beside threads that read, fork, cut and release a shared one; answers are compared, not
+// timed.
 #include <atomic>
 #include <thread>
+
+#include "tests/engine/fixture.h"
 
 namespace swell {
 namespace {
@@ -66,7 +67,8 @@ TEST(Concurrency, ReadersOfASequenceThatGrows) {
       while (!done.load()) {
         const auto answer = Attend(*engine, shared, 0, queries, AttendMode::kExact);
         const int64_t length = answer.certificates[0].tokens_visible;
-        if (!answer.status.ok() || testing::LargestError(kShape, rows, queries, answer, length) > 2e-3) wrong.fetch_add(1);
+        if (!answer.status.ok() || testing::LargestError(kShape, rows, queries, answer, length) > 2e-3)
+          wrong.fetch_add(1);
         const SequenceId fork = *engine->Fork(shared);
         if (!engine->Truncate(fork, 50).ok() || !Put(*engine, fork, 0, rows, 50, 90).ok()) wrong.fetch_add(1);
         if (!engine->Release(fork).ok()) wrong.fetch_add(1);

@@ -148,10 +148,14 @@ inline double LargestError(const ModelShape& shape, const Rows& rows, const std:
 
 inline double Tolerance(DType storage) {
   switch (storage) {
-    case DType::kFloat32: return 1e-5;
-    case DType::kFloat16: return 2e-3;
-    case DType::kBFloat16: return 1e-2;
-    case DType::kInt8: return 3e-2;
+    case DType::kFloat32:
+      return 1e-5;
+    case DType::kFloat16:
+      return 2e-3;
+    case DType::kBFloat16:
+      return 1e-2;
+    case DType::kInt8:
+      return 3e-2;
   }
   return 0;
 }

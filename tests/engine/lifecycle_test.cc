@@ -1,7 +1,7 @@
 // Goal: sequences come, fork, are cut and go; memory follows exactly, and nobody sees anybody else's tokens.
-#include "tests/engine/fixture.h"
-
 #include <malloc.h>
+
+#include "tests/engine/fixture.h"
 
 namespace swell {
 namespace {
@@ -61,10 +61,13 @@ TEST(Lifecycle, ForksShareUntilTheyWrite) {
   std::copy(others.keys.begin() + offset, others.keys.end(), mixed.keys.begin() + offset);
   std::copy(others.values.begin() + offset, others.values.end(), mixed.values.begin() + offset);
   const auto queries = RandomRows(random, 4 * 32);
-  EXPECT_LT(testing::LargestError(kShape, rows, queries, Attend(*engine, a, 0, queries, AttendMode::kExact), 1000), 1e-5);
-  EXPECT_LT(testing::LargestError(kShape, mixed, queries, Attend(*engine, b, 0, queries, AttendMode::kExact), 1000), 1e-5);
+  EXPECT_LT(testing::LargestError(kShape, rows, queries, Attend(*engine, a, 0, queries, AttendMode::kExact), 1000),
+            1e-5);
+  EXPECT_LT(testing::LargestError(kShape, mixed, queries, Attend(*engine, b, 0, queries, AttendMode::kExact), 1000),
+            1e-5);
   ASSERT_TRUE(engine->Release(a).ok());
-  EXPECT_LT(testing::LargestError(kShape, mixed, queries, Attend(*engine, b, 0, queries, AttendMode::kExact), 1000), 1e-5);
+  EXPECT_LT(testing::LargestError(kShape, mixed, queries, Attend(*engine, b, 0, queries, AttendMode::kExact), 1000),
+            1e-5);
   ASSERT_TRUE(engine->Release(b).ok());
   EXPECT_EQ(engine->Stats().bytes_in_use, 0U);
 }

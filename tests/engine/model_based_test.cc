@@ -1,9 +1,9 @@
-// Goal: any order of operations leaves every sequence with exactly the tokens it should have. Method: random operations on
-// many sequences beside a model that keeps plain vectors; fetch and exact attention are compared after each step. The seed
-// is printed; SWELL_TEST_SEED replays it.
-#include "tests/engine/fixture.h"
-
+// Goal: any order of operations leaves every sequence with exactly the tokens it should have. Method: random operations
+// on many sequences beside a model that keeps plain vectors; fetch and exact attention are compared after each step.
+// The seed is printed; SWELL_TEST_SEED replays it.
 #include <algorithm>
+
+#include "tests/engine/fixture.h"
 
 namespace swell {
 namespace {

@@ -1,5 +1,5 @@
-// Goal: retrieval keeps to its budget, finds what matters, and says honestly what it did. Keys are drawn around centres,
-// so that there is structure to find; answers on real keys are the business of `swell fidelity`.
+// Goal: retrieval keeps to its budget, finds what matters, and says honestly what it did. Keys are drawn around
+// centres, so that there is structure to find; answers on real keys are the business of `swell fidelity`.
 #include "tests/engine/fixture.h"
 
 namespace swell {

@@ -1,5 +1,6 @@
-// Goal: segments depend on token positions alone, and in deterministic mode so does every bit of an answer: whatever the
-// chunks, the threads, the batch, the forks. Method: the same tokens by different ways, outputs compared bit by bit.
+// Goal: segments depend on token positions alone, and in deterministic mode so does every bit of an answer: whatever
+// the chunks, the threads, the batch, the forks. Method: the same tokens by different ways, outputs compared bit by
+// bit.
 #include "tests/engine/fixture.h"
 
 namespace swell {

@@ -1,8 +1,8 @@
 // Goal: fetch gives back what was put, bit for bit; search finds the best tokens in order.
-#include "tests/engine/fixture.h"
-
 #include <algorithm>
 #include <numeric>
+
+#include "tests/engine/fixture.h"
 
 namespace swell {
 namespace {
