@@ -25,8 +25,8 @@ inline Status CheckRun(const char* first_name, const char* count_name, RowRun ru
   SWELL_RETURN_IF_ERROR(CheckNotNegative(first_name, run.first));
   SWELL_RETURN_IF_ERROR(CheckNotNegative(count_name, run.count));
   if (run.count <= n_rows && run.first <= n_rows - run.count) return OkStatus();
-  return BadSize(std::string(first_name) + " " + std::to_string(run.first) + " + " + std::to_string(run.count) +
-                 " rows exceed n_rows " + std::to_string(n_rows));
+  return BadSize(std::string(first_name) + " " + std::to_string(run.first) + " + " + count_name + " " +
+                 std::to_string(run.count) + " exceed n_rows " + std::to_string(n_rows));
 }
 
 // Runs that are written must not overlap: two items would race.

@@ -1,0 +1,194 @@
+// Goal: versions, names, errors, opening and closing, shape and stats keep the header's promises.
+#include "tests/capi/fixture.h"
+
+namespace swell_test {
+namespace {
+
+class EngineTest : public CapiTest {};
+
+TEST(VersionTest, LibraryMatchesHeader) {
+  EXPECT_STREQ(swell_version(), SWELL_VERSION);
+  EXPECT_EQ(swell_abi_version(), SWELL_ABI_VERSION);
+}
+
+TEST(NamesTest, KnownAndUnknown) {
+  EXPECT_STREQ(swell_code_name(SWELL_OK), "OK");
+  EXPECT_STREQ(swell_code_name(SWELL_DATA_LOSS), "DATA_LOSS");
+  EXPECT_STREQ(swell_code_name(SWELL_RESOURCE_EXHAUSTED), "RESOURCE_EXHAUSTED");
+  EXPECT_STREQ(swell_detail_name(SWELL_DETAIL_NONE), "NONE");
+  EXPECT_STREQ(swell_detail_name(SWELL_DETAIL_UNKNOWN_DTYPE), "UNKNOWN_DTYPE");
+  for (int32_t value : {-1, 16, 1000, std::numeric_limits<int32_t>::min(), std::numeric_limits<int32_t>::max()}) {
+    EXPECT_STREQ(swell_code_name(value), "?");
+    EXPECT_STREQ(swell_detail_name(value), "?");
+  }
+}
+
+TEST(ErrorTest, NullIsFine) {
+  EXPECT_EQ(swell_error_code(nullptr), SWELL_OK);
+  EXPECT_EQ(swell_error_detail(nullptr), SWELL_DETAIL_NONE);
+  EXPECT_STREQ(swell_error_message(nullptr), "");
+  EXPECT_EQ(swell_error_item(nullptr), -1);
+  swell_error* error = nullptr;
+  swell_error_destroy(&error);
+  swell_error_destroy(nullptr);
+}
+
+TEST(ErrorTest, SecondDestroyDoesNothing) {
+  swell_error* error = nullptr;
+  EXPECT_EQ(swell_engine_open(nullptr, nullptr, &error), SWELL_INVALID_ARGUMENT);
+  ASSERT_NE(error, nullptr);
+  swell_error_destroy(&error);
+  EXPECT_EQ(error, nullptr);
+  swell_error_destroy(&error);
+}
+
+TEST_F(EngineTest, SuccessClearsTheError) {
+  swell_error* error = reinterpret_cast<swell_error*>(this);
+  swell_engine_stats stats = SWELL_ENGINE_STATS_INIT;
+  EXPECT_EQ(swell_engine_get_stats(engine_, &stats, &error), SWELL_OK);
+  EXPECT_EQ(error, nullptr);
+}
+
+TEST_F(EngineTest, EveryCallWorksWithoutAnErrorAddress) {
+  EXPECT_EQ(swell_engine_open(nullptr, nullptr, nullptr), SWELL_INVALID_ARGUMENT);
+  EXPECT_EQ(swell_sequence_release(engine_, 0, nullptr), SWELL_NOT_FOUND);
+  EXPECT_EQ(swell_put(engine_, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr),
+            SWELL_INVALID_ARGUMENT);
+}
+
+TEST_F(EngineTest, SecondCloseDoesNothing) {
+  swell_engine_options options = EngineOptions();
+  swell_engine* engine = nullptr;
+  ASSERT_EQ(swell_engine_open(&options, &engine, nullptr), SWELL_OK);
+  swell_engine_close(&engine);
+  EXPECT_EQ(engine, nullptr);
+  swell_engine_close(&engine);
+  swell_engine_close(nullptr);
+}
+
+TEST_F(EngineTest, OpenReadsWhatStructSizeCovers) {
+  swell_engine* engine = nullptr;
+  SweepStructSize<swell_engine_options>(
+      EngineOptions(),
+      [&](const swell_engine_options* options) { return swell_engine_open(options, &engine, error_.address()); },
+      [&] { swell_engine_close(&engine); });
+  EXPECT_EQ(engine, nullptr);
+}
+
+TEST_F(EngineTest, OpenRefusesBadOptions) {
+  const auto refused = [&](const std::function<void(swell_engine_options*)>& change, const std::string& word,
+                           swell_detail detail = SWELL_DETAIL_NONE) {
+    swell_engine_options options = EngineOptions();
+    change(&options);
+    swell_engine* engine = reinterpret_cast<swell_engine*>(this);
+    ExpectRefused([&] { return swell_engine_open(&options, &engine, error_.address()); }, detail, word);
+    EXPECT_EQ(engine, nullptr);
+  };
+  for (int32_t layers : {-1, 0, 4097}) refused([&](auto* options) { options->layers = layers; }, "layers");
+  for (int32_t heads : {-1, 0, 1025}) refused([&](auto* options) { options->kv_heads = heads; }, "kv_heads");
+  for (int32_t group : {-1, 0, 17}) refused([&](auto* options) { options->group = group; }, "group");
+  for (int32_t dim : {-16, 0, 8, 40, 272}) refused([&](auto* options) { options->head_dim = dim; }, "head_dim");
+  for (float scale : {-1.0F, kNan, kInf}) refused([&](auto* options) { options->scale = scale; }, "scale");
+  for (int32_t threads : {-1, 1 << 30}) refused([&](auto* options) { options->threads = threads; }, "threads");
+  for (int32_t dtype : {-1, 4, 1000}) {
+    refused([&](auto* options) { options->storage = dtype; }, "storage", SWELL_DETAIL_UNKNOWN_DTYPE);
+  }
+  refused([](auto* options) { options->flags = 2; }, "flags");
+  refused([](auto* options) { options->reserved = 1; }, "reserved");
+}
+
+TEST_F(EngineTest, OpenRefusesBadHandleAddress) {
+  const swell_engine_options options = EngineOptions();
+  swell_engine* engine = nullptr;
+  ExpectRefused([&] { return swell_engine_open(&options, nullptr, error_.address()); }, SWELL_DETAIL_NULL_POINTER,
+                "engine");
+  ExpectRefused([&] { return swell_engine_open(&options, Misaligned(&engine), error_.address()); },
+                SWELL_DETAIL_MISALIGNED, "engine");
+}
+
+TEST_F(EngineTest, ShapeIsWhatWasOpened) {
+  swell_engine_shape shape = SWELL_ENGINE_SHAPE_INIT;
+  ASSERT_EQ(swell_engine_get_shape(engine_, &shape, nullptr), SWELL_OK);
+  EXPECT_EQ(shape.struct_size, sizeof(shape));
+  EXPECT_EQ(shape.layers, 2);
+  EXPECT_EQ(shape.kv_heads, kKvHeads);
+  EXPECT_EQ(shape.group, kGroup);
+  EXPECT_EQ(shape.head_dim, kHeadDim);
+  EXPECT_FLOAT_EQ(shape.scale, 1 / std::sqrt(static_cast<float>(kHeadDim)));
+  EXPECT_EQ(shape.storage, SWELL_FLOAT32);
+}
+
+TEST_F(EngineTest, OutStructsAreFilledAsFarAsTheyReach) {
+  struct {
+    swell_engine_stats stats;
+    unsigned char beyond[64];
+    unsigned char guard;
+  } place;
+  for (uint32_t size = 0; size <= sizeof(swell_engine_stats) + 64; ++size) {
+    std::memset(&place, 0xAB, sizeof(place));
+    place.stats.struct_size = size;
+    const swell_code code = swell_engine_get_stats(engine_, &place.stats, error_.address());
+    EXPECT_EQ(place.stats.struct_size, size);
+    EXPECT_EQ(place.guard, 0xAB);
+    if (size < sizeof(swell_engine_stats)) {
+      EXPECT_EQ(code, SWELL_INVALID_ARGUMENT);
+      EXPECT_EQ(swell_error_detail(error_.get()), SWELL_DETAIL_BAD_SIZE);
+      EXPECT_EQ(place.stats.reserved, 0xABABABABU);
+      continue;
+    }
+    EXPECT_EQ(code, SWELL_OK);
+    EXPECT_EQ(place.stats.sequences, 1);
+    EXPECT_EQ(place.stats.tokens_put, kPrompt);
+    for (uint32_t i = 0; i < 64; ++i) {
+      EXPECT_EQ(place.beyond[i], i < size - sizeof(swell_engine_stats) ? 0 : 0xAB);
+    }
+  }
+}
+
+TEST_F(EngineTest, NullEngineIsRefusedEverywhere) {
+  swell_engine_shape shape = SWELL_ENGINE_SHAPE_INIT;
+  swell_engine_stats stats = SWELL_ENGINE_STATS_INIT;
+  swell_layer_info info = SWELL_LAYER_INFO_INIT;
+  swell_sequence made = 77;
+  int64_t tokens = -5;
+  const swell_put_args put = SWELL_PUT_ARGS_INIT;
+  const swell_attend_args attend = SWELL_ATTEND_ARGS_INIT;
+  const swell_search_args search = SWELL_SEARCH_ARGS_INIT;
+  const swell_fetch_args fetch = SWELL_FETCH_ARGS_INIT;
+  const std::vector<std::function<swell_code()>> calls = {
+      [&] { return swell_engine_get_shape(nullptr, &shape, error_.address()); },
+      [&] { return swell_engine_get_stats(nullptr, &stats, error_.address()); },
+      [&] { return swell_sequence_create(nullptr, nullptr, nullptr, &made, error_.address()); },
+      [&] { return swell_sequence_fork(nullptr, sequence_, &made, error_.address()); },
+      [&] { return swell_sequence_truncate(nullptr, sequence_, 0, error_.address()); },
+      [&] { return swell_sequence_release(nullptr, sequence_, error_.address()); },
+      [&] { return swell_sequence_length(nullptr, sequence_, 0, &tokens, error_.address()); },
+      [&] { return swell_sequence_wait_sealed(nullptr, sequence_, error_.address()); },
+      [&] { return swell_sequence_inspect(nullptr, sequence_, 0, &info, nullptr, 0, error_.address()); },
+      [&] { return swell_put(nullptr, &put, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, error_.address()); },
+      [&] {
+        return swell_attend(nullptr, &attend, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, error_.address());
+      },
+      [&] { return swell_search(nullptr, &search, nullptr, nullptr, nullptr, nullptr, nullptr, error_.address()); },
+      [&] {
+        return swell_fetch(nullptr, &fetch, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+                           error_.address());
+      },
+  };
+  for (const auto& call : calls) ExpectRefused(call, SWELL_DETAIL_NULL_POINTER, "engine");
+  EXPECT_EQ(made, 0U);
+  EXPECT_EQ(tokens, -5);
+}
+
+TEST_F(EngineTest, BudgetIsKeptAndNothingChangesWhenItWouldNotBe) {
+  swell_engine_options options = EngineOptions();
+  options.host_budget_bytes = 4 << 20;
+  Open(options);
+  const std::vector<float> rows = Random(100000 * kRow / 8);
+  ExpectRefused([&] { return Put(sequence_, kPrompt, 12500, rows, rows); }, SWELL_DETAIL_OVER_BUDGET, "budget",
+                SWELL_RESOURCE_EXHAUSTED);
+  EXPECT_LE(Stats().bytes_peak, options.host_budget_bytes);
+}
+
+}  // namespace
+}  // namespace swell_test
