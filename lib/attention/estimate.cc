@@ -146,8 +146,8 @@ void Estimate(const HeadShape& shape, const ClusterView& view, const ClusterScor
       }
       ++kept;
     }
-    SumRows<Int8Rows>(rows, kept, values, shape.group, head_dim, state.out);
-    SumRows<Int8Rows>(rows, kept, crosses, shape.group, head_dim, errors.cross);
+    SumRows<Int8Rows>(rows, nullptr, kept, values, shape.group, head_dim, state.out);
+    SumRows<Int8Rows>(rows, nullptr, kept, crosses, shape.group, head_dim, errors.cross);
   }
 }
 

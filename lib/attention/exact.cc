@@ -14,11 +14,12 @@ namespace swell {
 namespace attention {
 namespace HWY_NAMESPACE {
 
-// logits [group, kTileTokens]; -inf behind the last token.
+// logits [group, kTileTokens]; -inf behind the last token. `ahead`: keys to prefetch, or null.
 template <class Rows>
-HWY_INLINE void ScoreTile(const HeadShape& shape, const float* queries, const RowTile& tile, float* logits) {
+HWY_INLINE void ScoreTile(const HeadShape& shape, const float* queries, const RowTile& tile, const void* const* ahead,
+                          float* logits) {
   const FloatTag d;
-  DotRows<Rows>(tile.keys, tile.tokens, queries, shape.group, shape.head_dim, logits);
+  DotRows<Rows>(tile.keys, ahead, tile.tokens, queries, shape.group, shape.head_dim, logits);
   for (int64_t g = 0; g < shape.group; ++g) {
     float* row = logits + g * kTileTokens;
     for (int64_t t = 0; t < tile.tokens; t += hn::Lanes(d)) {
@@ -35,10 +36,14 @@ void AttendRows(const HeadShape& shape, const float* queries, std::span<const Kv
   const FloatTag d;
   const int64_t head_dim = shape.head_dim;
   RowReader reader(shape, runs);
-  RowTile tile = {};
+  RowTile tiles[2] = {};
   alignas(64) float weights[kMaxGroup * kTileTokens] = {};
-  while (reader.Next<false>(&tile)) {
-    ScoreTile<Rows>(shape, queries, tile, weights);
+  bool more = reader.Next<false>(&tiles[0]);
+  for (int current = 0; more; current ^= 1) {
+    const RowTile& tile = tiles[current];
+    const RowTile& next = tiles[current ^ 1];
+    more = reader.Next<false>(&tiles[current ^ 1]);
+    ScoreTile<Rows>(shape, queries, tile, more ? next.keys : nullptr, weights);
     for (int64_t g = 0; g < shape.group; ++g) {
       float* row = weights + g * kTileTokens;
       const float factor = SoftmaxStep(row, state.max + g, state.sum + g);
@@ -49,7 +54,7 @@ void AttendRows(const HeadShape& shape, const float* queries, std::span<const Kv
         }
       }
     }
-    SumRows<Rows>(tile.values, tile.tokens, weights, shape.group, head_dim, state.out);
+    SumRows<Rows>(tile.values, more ? next.values : nullptr, tile.tokens, weights, shape.group, head_dim, state.out);
   }
 }
 
@@ -76,7 +81,7 @@ void ScoreRowsOf(const HeadShape& shape, const float* queries, const KvRun& run,
   RowTile tile = {};
   alignas(64) float scores[kMaxGroup * kTileTokens] = {};
   for (int64_t first = 0; reader.Next<false>(&tile); first += tile.tokens) {
-    ScoreTile<Rows>(shape, queries, tile, scores);
+    ScoreTile<Rows>(shape, queries, tile, nullptr, scores);
     for (int64_t g = 0; g < shape.group; ++g) {
       std::copy_n(scores + g * kTileTokens, tile.tokens, logits + g * stride + first);
     }

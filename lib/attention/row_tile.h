@@ -14,8 +14,8 @@ namespace swell::attention {
 // Tokens of one tile; a multiple of every vector length.
 constexpr int64_t kTileTokens = 64;
 
-// Rows of K and V by address; a run without values (search) leaves theirs alone. Up to a multiple of 4 tokens the
-// addresses repeat the last row.
+// Rows of K and V by address; a run without values (search) leaves theirs alone. Behind the last token the addresses
+// repeat its row, so that kernels may round the number of rows up.
 struct RowTile {
   int64_t tokens = 0;
   const void* keys[kTileTokens];
@@ -46,7 +46,7 @@ class RowReader {
       }
     }
     tile->tokens = filled;
-    for (int64_t pad = filled; filled > 0 && pad % 4 != 0; ++pad) {
+    for (int64_t pad = filled; filled > 0 && pad < kTileTokens; ++pad) {
       tile->keys[pad] = tile->keys[filled - 1];
       tile->values[pad] = tile->values[filled - 1];
       tile->key_scales[pad] = tile->value_scales[pad] = 0;

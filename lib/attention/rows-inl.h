@@ -48,6 +48,14 @@ HWY_INLINE void StoreSums(FloatVec a, FloatVec b, FloatVec c, FloatVec e, float*
 }
 #endif
 
+// Asks for bytes [first, first + bytes) of a row that the next tile reads. Into the second-level cache: the next tile
+// does not fit the first level beside the current one, and its few miss buffers would be the limit (measured: 9 GB/s
+// into the first level, 19 GB/s into the second, 9 GB/s without).
+HWY_INLINE void PrefetchRow(const void* row, int64_t first, int64_t bytes) {
+  const char* at = static_cast<const char*>(row) + first;
+  for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(at + line, 0, 2);
+}
+
 // products[q * kTileTokens + t] = query q . row t, for 4 rows.
 template <class Rows, int kQueries>
 HWY_INLINE void DotBlock(const void* const* rows, const float* queries, int64_t head_dim, float* products) {
@@ -78,29 +86,37 @@ HWY_INLINE void DotBlock(const void* const* rows, const float* queries, int64_t 
 }
 
 template <class Rows, int kQueries>
-void DotRowsFor(const void* const* rows, int64_t tokens, const float* queries, int64_t head_dim, float* products) {
-  for (int64_t t = 0; t < tokens; t += 4) DotBlock<Rows, kQueries>(rows + t, queries, head_dim, products + t);
+void DotRowsFor(const void* const* rows, const void* const* ahead, int64_t tokens, const float* queries,
+                int64_t head_dim, float* products) {
+  for (int64_t t = 0; t < tokens; t += 4) {
+    for (int64_t i = 0; ahead != nullptr && i < 4; ++i) {
+      PrefetchRow(ahead[t + i], 0, head_dim * sizeof(typename Rows::Element));
+    }
+    DotBlock<Rows, kQueries>(rows + t, queries, head_dim, products + t);
+  }
 }
 
-// products [n_queries, kTileTokens] of `tokens` rows; `rows` is padded to a multiple of 4 with valid addresses.
+// products [n_queries, kTileTokens] of `tokens` rows; `rows` is padded to a multiple of 4 with valid addresses. `ahead`
+// are the rows of the next tile, to be prefetched; may be null.
 template <class Rows>
-HWY_INLINE void DotRows(const void* const* rows, int64_t tokens, const float* queries, int64_t n_queries,
-                        int64_t head_dim, float* products) {
+HWY_INLINE void DotRows(const void* const* rows, const void* const* ahead, int64_t tokens, const float* queries,
+                        int64_t n_queries, int64_t head_dim, float* products) {
   for (; n_queries > 0; n_queries -= kQueryBlock) {
     switch (std::min<int64_t>(n_queries, kQueryBlock)) {
       case 1:
-        DotRowsFor<Rows, 1>(rows, tokens, queries, head_dim, products);
+        DotRowsFor<Rows, 1>(rows, ahead, tokens, queries, head_dim, products);
         break;
       case 2:
-        DotRowsFor<Rows, 2>(rows, tokens, queries, head_dim, products);
+        DotRowsFor<Rows, 2>(rows, ahead, tokens, queries, head_dim, products);
         break;
       case 3:
-        DotRowsFor<Rows, std::min(3, kQueryBlock)>(rows, tokens, queries, head_dim, products);
+        DotRowsFor<Rows, std::min(3, kQueryBlock)>(rows, ahead, tokens, queries, head_dim, products);
         break;
       default:
-        DotRowsFor<Rows, kQueryBlock>(rows, tokens, queries, head_dim, products);
+        DotRowsFor<Rows, kQueryBlock>(rows, ahead, tokens, queries, head_dim, products);
         break;
     }
+    ahead = nullptr;
     queries += kQueryBlock * head_dim;
     products += kQueryBlock * kTileTokens;
   }
@@ -108,16 +124,18 @@ HWY_INLINE void DotRows(const void* const* rows, int64_t tokens, const float* qu
 
 // out[q * head_dim ..] += sum_t weights[q * kTileTokens + t] * row t, for kVectors vectors from `column` on.
 template <class Rows, int kQueries, int kVectors>
-HWY_INLINE void SumBlock(const void* const* rows, int64_t tokens, const float* weights, int64_t head_dim,
-                         int64_t column, float* out) {
+HWY_INLINE void SumBlock(const void* const* rows, const void* const* ahead, int64_t tokens, const float* weights,
+                         int64_t head_dim, int64_t column, float* out) {
   const FloatTag d;
   const int64_t lanes = hn::Lanes(d);
+  constexpr int64_t kSize = sizeof(typename Rows::Element);
   FloatVec sums[kQueries][kVectors];
   for (auto& row_sums : sums) {
     for (auto& sum : row_sums) sum = hn::Zero(d);
   }
   for (int64_t t = 0; t < tokens; ++t) {
     const auto* row = static_cast<const typename Rows::Element*>(rows[t]) + column;
+    if (ahead != nullptr) PrefetchRow(ahead[t], column * kSize, kVectors * lanes * kSize);
     FloatVec values[kVectors];
     for (int v = 0; v < kVectors; ++v) values[v] = Rows::Load(d, row + v * lanes);
     for (int q = 0; q < kQueries; ++q) {
@@ -135,38 +153,40 @@ HWY_INLINE void SumBlock(const void* const* rows, int64_t tokens, const float* w
 }
 
 template <class Rows, int kQueries>
-void SumRowsFor(const void* const* rows, int64_t tokens, const float* weights, int64_t head_dim, float* out) {
+void SumRowsFor(const void* const* rows, const void* const* ahead, int64_t tokens, const float* weights,
+                int64_t head_dim, float* out) {
   const int64_t lanes = hn::Lanes(FloatTag());
   int64_t column = 0;
   for (; column + 4 * lanes <= head_dim; column += 4 * lanes) {
-    SumBlock<Rows, kQueries, 4>(rows, tokens, weights, head_dim, column, out);
+    SumBlock<Rows, kQueries, 4>(rows, ahead, tokens, weights, head_dim, column, out);
   }
   if (column + 2 * lanes <= head_dim) {
-    SumBlock<Rows, kQueries, 2>(rows, tokens, weights, head_dim, column, out);
+    SumBlock<Rows, kQueries, 2>(rows, ahead, tokens, weights, head_dim, column, out);
     column += 2 * lanes;
   }
-  if (column < head_dim) SumBlock<Rows, kQueries, 1>(rows, tokens, weights, head_dim, column, out);
+  if (column < head_dim) SumBlock<Rows, kQueries, 1>(rows, ahead, tokens, weights, head_dim, column, out);
 }
 
-// out [n_queries, head_dim] += weights [n_queries, kTileTokens] x rows
+// out [n_queries, head_dim] += weights [n_queries, kTileTokens] x rows; `ahead` as above.
 template <class Rows>
-HWY_INLINE void SumRows(const void* const* rows, int64_t tokens, const float* weights, int64_t n_queries,
-                        int64_t head_dim, float* out) {
+HWY_INLINE void SumRows(const void* const* rows, const void* const* ahead, int64_t tokens, const float* weights,
+                        int64_t n_queries, int64_t head_dim, float* out) {
   for (; n_queries > 0; n_queries -= kQueryBlock) {
     switch (std::min<int64_t>(n_queries, kQueryBlock)) {
       case 1:
-        SumRowsFor<Rows, 1>(rows, tokens, weights, head_dim, out);
+        SumRowsFor<Rows, 1>(rows, ahead, tokens, weights, head_dim, out);
         break;
       case 2:
-        SumRowsFor<Rows, 2>(rows, tokens, weights, head_dim, out);
+        SumRowsFor<Rows, 2>(rows, ahead, tokens, weights, head_dim, out);
         break;
       case 3:
-        SumRowsFor<Rows, std::min(3, kQueryBlock)>(rows, tokens, weights, head_dim, out);
+        SumRowsFor<Rows, std::min(3, kQueryBlock)>(rows, ahead, tokens, weights, head_dim, out);
         break;
       default:
-        SumRowsFor<Rows, kQueryBlock>(rows, tokens, weights, head_dim, out);
+        SumRowsFor<Rows, kQueryBlock>(rows, ahead, tokens, weights, head_dim, out);
         break;
     }
+    ahead = nullptr;
     weights += kQueryBlock * kTileTokens;
     out += kQueryBlock * head_dim;
   }
