@@ -23,10 +23,13 @@ const char* Name(const std::array<const char*, N>& names, int32_t value) {
   return value >= 0 && static_cast<size_t>(value) < N ? names[static_cast<size_t>(value)] : "?";
 }
 
-// Handed out when not even an error object can be allocated; never destroyed. The text fits std::string's own buffer.
+// Handed out when not even an error object can be allocated; never destroyed, so that it outlives every other static.
+// The text fits std::string's own buffer.
 swell_error* NoMemoryError() noexcept {
-  static swell_error error = {SWELL_RESOURCE_EXHAUSTED, SWELL_DETAIL_NO_MEMORY, -1, "out of memory"};
-  return &error;
+  alignas(swell_error) static unsigned char place[sizeof(swell_error)];
+  static auto* const error =
+      new (place) swell_error{SWELL_RESOURCE_EXHAUSTED, SWELL_DETAIL_NO_MEMORY, -1, "out of memory"};
+  return error;
 }
 
 }  // namespace
