@@ -80,9 +80,10 @@ Progress::Progress(std::string label, int64_t total)
       total_(total),
       terminal_(isatty(STDERR_FILENO) == 1),
       start_(std::chrono::steady_clock::now()) {
-  if (!terminal_) return;
-  bar_is_drawn = 1;
-  WriteError(kHideCursor);
+  if (terminal_) {
+    bar_is_drawn = 1;
+    WriteError(kHideCursor);
+  }
   Update(0);
 }
 

@@ -48,7 +48,7 @@ class Progress {
   const std::chrono::steady_clock::time_point start_;
   std::vector<ProgressPoint> points_;
   double drawn_at_ = -1;  // seconds since start_
-  int64_t tenths_ = 0;    // last line printed when this is no terminal
+  int64_t tenths_ = -1;   // last line printed when this is no terminal
 };
 
 }  // namespace swell::cli

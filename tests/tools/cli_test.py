@@ -1,0 +1,239 @@
+"""What a user of the swell program meets: help, exit codes, errors in one line, Ctrl-C, a full disk, well-formed pages.
+
+usage: cli_test.py SWELL [--model]    (--model: also the tests that need the model)
+"""
+import json
+import os
+import pathlib
+import pty
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+import xml.etree.ElementTree
+
+SWELL = sys.argv[1]
+COMMANDS = ("run", "fidelity", "inspect")
+SMALL = ("inspect", "--synthetic", "--tokens", "3000", "--layers", "1")
+
+
+def swell(*arguments, **options):
+    return subprocess.run([SWELL, *arguments], capture_output=True, text=True, timeout=550, **options)
+
+
+def read_until(terminal, wanted):
+    """Output of a terminal up to and with `wanted`, or all of it."""
+    output = b""
+    while wanted not in output:
+        ready, _, _ = select.select([terminal], [], [], 120)
+        if not ready:
+            break
+        try:
+            part = os.read(terminal, 4096)
+        except OSError:  # the other end has closed
+            break
+        if not part:
+            break
+        output += part
+    return output
+
+
+class HelpTest(unittest.TestCase):
+    def test_every_command_explains_itself(self):
+        result = swell("--help")
+        self.assertEqual(result.returncode, 0)
+        for command in COMMANDS:
+            self.assertIn(command, result.stdout)
+            help_text = swell(command, "--help")
+            self.assertEqual(help_text.returncode, 0)
+            self.assertIn("--tokens", help_text.stdout)
+            self.assertIn("Exit codes: 0", help_text.stdout)
+            self.assertEqual(help_text.stderr, "")
+
+    def test_version(self):
+        result = swell("--version")
+        self.assertEqual(result.returncode, 0)
+        self.assertRegex(result.stdout, r"^swell \d+\.\d+\.\d+\n$")
+
+
+class ErrorTest(unittest.TestCase):
+    def usage_error(self, *arguments):
+        result = swell(*arguments)
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertEqual(result.stdout, "")
+        return result.stderr
+
+    def runtime_error(self, *arguments, message):
+        result = swell(*arguments)
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertIn(message, result.stderr)
+        last = result.stderr.splitlines()[-1]
+        self.assertTrue(last.startswith("swell " + arguments[0] + ": "), last)
+
+    def test_usage(self):
+        self.usage_error()
+        self.usage_error("walk")
+        self.usage_error("run", "--no-such-option")
+        self.usage_error("inspect", "--synthetic", "extra")
+        for command in COMMANDS:
+            self.assertIn("--tokens", self.usage_error(command, "--tokens", "0"))
+            self.assertIn("--tokens", self.usage_error(command, "--tokens", "many"))
+        self.assertIn("--tokens", self.usage_error("run", "--tokens", "131073"))
+        self.assertIn("--retrieve-share", self.usage_error("run", "--retrieve-share", "0"))
+        self.assertIn("--retrieve-share", self.usage_error("run", "--retrieve-share", "1.5"))
+        self.assertIn("--tasks", self.usage_error("fidelity", "--tasks", "needles,haystack"))
+        self.assertIn("--configs", self.usage_error("fidelity", "--configs", "swel"))
+        self.assertIn("--preset", self.usage_error("inspect", "--preset", "best"))
+
+    def test_missing_files(self):
+        for command in COMMANDS:
+            self.runtime_error(command, "--model", "no/model.gguf", message="no/model.gguf")
+        self.runtime_error("run", "--report", "no/folder/report.html", message="'no/folder/report.html'")
+        self.runtime_error("fidelity", "--json", "no/folder/f.json", message="'no/folder/f.json'")
+        self.runtime_error("inspect", "--synthetic", "--json", "/", message="'/'")
+
+    def test_what_is_no_model(self):
+        with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
+            file.write(b"GGUF" + b"\xff" * 100)
+            file.flush()
+            self.runtime_error("run", "--model", file.name, message=file.name)
+
+    def test_layer_that_is_not_there(self):
+        self.runtime_error(*SMALL, "--layer", "7", message="--layer 7")
+
+    def test_full_disk(self):
+        self.runtime_error(*SMALL, "--json", "/dev/full", message="No space left on device")
+        with open("/dev/full", "w", encoding="ascii") as full:
+            result = subprocess.run([SWELL, *SMALL], stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("standard output", result.stderr)
+
+
+class InspectTest(unittest.TestCase):
+    def test_json_adds_up(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "i.json"
+            result = swell(*SMALL, "--json", str(path))
+            self.assertEqual(result.returncode, 0, result.stderr)
+            picture = json.loads(path.read_text())
+            self.assertEqual(os.listdir(folder), ["i.json"])
+        (layer,) = picture["layers"]
+        self.assertEqual(layer["tokens"], 3000)
+        self.assertEqual(sum(segment["tokens"] for segment in layer["segments"]), layer["sealed_tokens"])
+        clusters = sum(segment["clusters"] for segment in layer["segments"])
+        self.assertEqual(sum(size["clusters"] for size in picture["cluster_sizes"]), clusters)
+        self.assertIn("Cluster sizes of layer 0", result.stdout)
+
+    def test_progress_without_a_terminal_is_at_most_a_line_per_tenth(self):
+        result = swell("inspect", "--synthetic", "--tokens", "30000", "--layers", "1")
+        writing = [line for line in result.stderr.splitlines() if line.startswith("writing")]
+        self.assertTrue(5 <= len(writing) <= 11, result.stderr)
+        self.assertNotIn("\x1b", result.stderr)
+
+
+class InterruptTest(unittest.TestCase):
+    def test_ctrl_c_restores_the_terminal(self):
+        child, terminal = pty.fork()
+        if child == 0:
+            os.execv(SWELL, [SWELL, "inspect", "--synthetic", "--tokens", "16000000", "--layers", "64"])
+        output = read_until(terminal, b"writing")
+        self.assertIn(b"\x1b[?25l", output)  # the cursor is hidden while the bar is drawn
+        os.write(terminal, b"\x03")  # the terminal turns it into SIGINT
+        output = read_until(terminal, b"\x1b[?25h")
+        self.assertTrue(output.endswith(b"\r\x1b[K\x1b[?25h"), output[-100:])
+        read_until(terminal, b"\0")
+        _, status = os.waitpid(child, 0)
+        self.assertTrue(os.WIFEXITED(status))
+        self.assertEqual(os.WEXITSTATUS(status), 130)
+        os.close(terminal)
+
+    def test_without_a_terminal(self):
+        process = subprocess.Popen([SWELL, "inspect", "--synthetic", "--tokens", "16000000", "--layers", "64"],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process.stderr.read(1)  # the first line of its progress
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 130)
+        self.assertEqual(output, b"")
+        self.assertNotIn(b"\x1b", errors)
+
+
+MODEL = pathlib.Path(__file__).parents[2] / "data/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@unittest.skipUnless(MODEL.exists(), "the model is absent; tools/demo fetches it")
+class ModelTest(unittest.TestCase):
+    def check_page(self, path, figures):
+        text = path.read_text(encoding="utf-8")
+        root = xml.etree.ElementTree.fromstring(text)  # well-formed, its plots too
+        names = [element.tag.split("}")[1] for element in root.iter()]
+        self.assertEqual(names.count("svg"), figures)
+        self.assertEqual([name for name in names if name in ("script", "img", "link", "iframe")], [])
+        self.assertNotIn("href", text)
+        self.assertNotIn("NaN", text)
+
+    def test_run(self):
+        with tempfile.TemporaryDirectory() as folder:
+            page = pathlib.Path(folder) / "report.html"
+            result = swell("run", "--tokens", "1536", "--questions", "2", "--report", str(page))
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.check_page(page, figures=4)
+        for words in ("answers right", "share of the tokens read", "exact attention", "wave index", "memory"):
+            self.assertIn(words, result.stdout)
+
+    def test_own_text_and_question(self):
+        with tempfile.TemporaryDirectory() as folder:
+            text = pathlib.Path(folder) / "text.txt"
+            text.write_text("The cat of the baker is called Oscar. <&> He sleeps all day.\n" * 3)
+            page = pathlib.Path(folder) / "report.html"
+            result = swell("run", "--text", str(text), "--question", "What is the cat of the baker called?",
+                           "--answer-tokens", "8", "--report", str(page))
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertIn("What is the cat", result.stdout)
+            self.check_page(page, figures=4)
+            result = swell("run", "--text", str(text), "--report", str(page))
+            self.assertEqual(result.returncode, 1)
+            self.assertIn("tokens; to plant facts it needs", result.stderr)
+
+    def test_text_longer_than_the_model_reads(self):
+        result = swell("run", "--adapter", "none", "--tokens", "9000")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("is too long: the model reads at most 8,192", result.stderr)
+
+    def test_report_on_a_full_disk(self):
+        result = swell("run", "--tokens", "1024", "--questions", "1", "--report", "/dev/full")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("cannot write '/dev/full': No space left on device", result.stderr)
+
+    def test_fidelity(self):
+        with tempfile.TemporaryDirectory() as folder:
+            page, data = pathlib.Path(folder) / "f.html", pathlib.Path(folder) / "f.json"
+            result = swell("fidelity", "--tokens", "2048", "--tasks", "needles,text", "--questions", "2", "--audit", "1",
+                           "--retrieve-share", "0.5", "--json", str(data), "--report", str(page))
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.check_page(page, figures=3 + 1 + 2 * 3)
+            report = json.loads(data.read_text())
+        self.assertEqual(report["configs"], ["exact", "retroinfer", "swell", "swell 50 %"])
+        self.assertEqual([(row["task"], row["config"]) for row in report["results"]],
+                         [(task, config) for task in ("needles", "text") for config in report["configs"]])
+        for row in report["results"]:
+            self.assertTrue(0 <= row["exact_match"] <= row["token_accuracy"] <= 1)
+            self.assertGreater(row["nll"], 0)
+            self.assertGreater(row["bytes_read"], 0)
+            if row["config"] == "exact":
+                self.assertEqual(row["share_read"], 1)
+                self.assertIsNone(row["output_error"])
+            else:
+                self.assertLess(row["share_read"], 1)
+                self.assertTrue(0 < row["output_error"] < 1)
+                self.assertGreater(row["predicted_error"], 0)
+        needles = report["results"][0]
+        self.assertEqual(needles["exact_match"], 1)  # exact attention finds both facts of a short context
+
+
+if __name__ == "__main__":
+    if "--model" not in sys.argv:
+        del ModelTest
+    unittest.main(argv=sys.argv[:1])
