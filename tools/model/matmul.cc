@@ -12,7 +12,7 @@
 namespace swell::model {
 namespace {
 
-constexpr int64_t kMaxDotCount = 8;    // rows up to which the own kernel is the faster one
+constexpr int64_t kMaxDotCount = 6;    // rows up to which the own kernel is the faster one
 constexpr int64_t kDotTask = 64;       // outputs of a task: 64 x 576 floats are 147 KB
 constexpr int64_t kProductTask = 192;  // outputs of a task: enough for OpenBLAS to reach its speed
 
