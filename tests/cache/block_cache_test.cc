@@ -2,6 +2,9 @@
 // Method: random steps against a model that holds which block each slot's memory really has, for every policy.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
+#include <limits>
 #include <map>
 #include <optional>
 #include <random>
