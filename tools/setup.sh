@@ -8,10 +8,10 @@ WHEEL_SHA256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 # Debian 12 packages to build the program; tests and benchmarks need the second list, too.
 BUILD_PACKAGES=(g++ cmake ninja-build pkg-config libfaiss-dev libtbb-dev libabsl-dev libhwy-dev libcli11-dev
   libopenblas-dev nlohmann-json3-dev libpcre2-dev)
-TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev ccache git)
+TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev python3-numpy ccache git)
 # Programs that may come from elsewhere: program:package.
 BUILD_PROGRAMS=(python3:python3)
-TEST_PROGRAMS=(python3:python3 cargo:cargo go:golang-go clang-format:clang-format)
+TEST_PROGRAMS=(python3:python3 cargo:cargo go:golang-go)
 
 fail() {
   echo "$(basename "$0"): $*" >&2

@@ -10,7 +10,7 @@ namespace swell::report {
 namespace {
 
 constexpr double kWidth = 640, kHeight = 320;
-constexpr double kLeft = 72, kRight = 16, kTop = 40, kBottom = 48;
+constexpr double kLeft = 72, kRight = 28, kTop = 40, kBottom = 48;
 constexpr int kColours = 5;  // classes c0 .. c4 of the page
 
 std::string Fixed(double value) {
@@ -75,15 +75,17 @@ std::string VerticalAxis(const Frame& frame, const std::string& label) {
   return svg + Text(16, middle, "middle", label, (" transform=\"rotate(-90 16 " + Fixed(middle) + ")\"").c_str());
 }
 
-// Right-aligned in the title's line.
+// Right-aligned in the title's line; series without data are left out, but keep their colour.
 std::string Legend(const std::vector<Series>& series) {
+  constexpr double kCharacter = 6.2, kSquare = 15, kGap = 14;
   std::string svg;
   double x = kWidth - kRight;
   for (size_t s = series.size(); s-- > 0;) {
-    svg += Text(x, 20, "end", series[s].name);
-    x -= 7.0 * static_cast<double>(series[s].name.size()) + 18;
+    if (series[s].y.empty()) continue;
+    x -= kSquare + kCharacter * static_cast<double>(series[s].name.size());
     svg += "<rect class=\"fill " + Colour(s) + "\" x=\"" + Fixed(x) + "\" y=\"11\" width=\"10\" height=\"10\"/>\n";
-    x -= 12;
+    svg += Text(x + kSquare, 20, "start", series[s].name);
+    x -= kGap;
   }
   return svg;
 }
@@ -167,7 +169,7 @@ std::string LinePlot(const LinePlotOptions& options, const std::vector<Series>& 
   std::string svg = Open(kWidth, kHeight, options.title) + VerticalAxis(frame, options.y_label) + Legend(series);
   for (double tick = 0; tick <= frame.x.top * 1.0001; tick += frame.x.step) {
     svg += Line("axis", frame.X(tick), frame.Y(0), frame.X(tick), frame.Y(0) + 4);
-    svg += Text(frame.X(tick), frame.Y(0) + 18, tick > frame.x.top * 0.97 ? "end" : "middle", FormatNumber(tick));
+    svg += Text(frame.X(tick), frame.Y(0) + 18, "middle", FormatNumber(tick));
   }
   svg += Text((kLeft + kWidth - kRight) / 2, kHeight - 10, "middle", options.x_label);
   if (options.diagonal) svg += Line("axis", frame.X(0), frame.Y(0), frame.X(frame.x.top), frame.Y(frame.y.top));

@@ -27,7 +27,7 @@ struct LinePlotOptions {
   bool diagonal = false;     // draws y = x
 };
 
-// Both axes start at 0. Points that are not finite are left out.
+// Both axes start at 0. A series without points is left out and keeps its colour. Points that are not finite are left out.
 std::string LinePlot(const LinePlotOptions& options, const std::vector<Series>& series);
 
 struct BarPlotOptions {
@@ -46,7 +46,7 @@ struct HeatMapOptions {
   bool percent = false;     // values are shares, shown as percent
 };
 
-// `values` [rows, columns], >= 0; the darkest cell is the largest value.
+// `values` [rows, columns], >= 0; the fullest colour is the largest value.
 std::string HeatMap(const HeatMapOptions& options, int64_t rows, int64_t columns, const std::vector<double>& values);
 
 }  // namespace swell::report

@@ -74,6 +74,7 @@ std::vector<double> HeadValues(const FidelityReport& report, size_t config, bool
 
 void AddErrorFigures(const FidelityReport& report, report::Page& page) {
   std::vector<report::Series> scatter;
+  bool any = false;
   for (size_t c = 0; c < report.configs.size(); ++c) {
     report::Series one{report.configs[c], {}, {}};
     for (size_t t = 0; t < report.tasks.size(); ++t) {
@@ -83,9 +84,10 @@ void AddErrorFigures(const FidelityReport& report, report::Page& page) {
         one.y.push_back(pair.predicted);
       }
     }
-    if (!one.x.empty()) scatter.push_back(std::move(one));
+    any = any || !one.x.empty();
+    scatter.push_back(std::move(one));
   }
-  if (scatter.empty()) return;
+  if (!any) return;
   page.Heading("Does the engine know its error?");
   page.Figure(
       report::LinePlot({"Predicted and actual error of single queries", "actual", "predicted", true, true}, scatter),

@@ -115,7 +115,7 @@ void AddFigures(const RunResult& result, report::Page& page) {
       FormatPercent(means.predicted_error) + ". Each cell below is one KV head of one layer.");
   page.Figure(LayerMap(result, "Output error",
                        [](const HeadReading& reading) { return Ratio(reading.error, reading.audited); }),
-              "Darker is further from exact attention.");
+              "The stronger the colour, the further from exact attention.");
   page.Figure(LayerMap(result, "Share of the tokens read",
                        [](const HeadReading& reading) { return Ratio(reading.tokens_read, reading.tokens_visible); }),
               "All other tokens were estimated from the means of their clusters.");
