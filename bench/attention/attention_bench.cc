@@ -175,7 +175,7 @@ struct MetaIndex {
       centroids[i] = value_means[i] = static_cast<int8_t>(i * 37 % 255 - 127);
       spreads[i] = static_cast<uint8_t>(i * 91 % 256);
     }
-    scales.assign(kClusters, 0.01f);
+    scales.assign(kClusters, 0.04f);  // logits of three nats either way, as real ones
     sizes.assign(kClusters, 8);
     for (int64_t j = 0; j <= kClusters; ++j) first_rows.push_back(8 * j);
     queries = RandomFloats(shape.group * shape.head_dim);

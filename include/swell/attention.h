@@ -80,8 +80,9 @@ struct ErrorState {
 };
 
 // Adds the estimate of every cluster whose zone is kEstimated to `state` (group rows): always to the denominator, and
-// to the output where its share exp(l + log s - log_mass) is above 2^-20. `correct` multiplies by exp(min(sigma^2/2,
-// 1)). Zones, scores and view are of the same segment, entry 0 first. `errors` is in the scale of state.max throughout:
+// to the output where its share w_j exp(m - log_mass) is above 2^-20. `correct` multiplies by exp(min(sigma^2/2, 1)).
+// errors.cross leaves out clusters whose c_j is below 2^-12 of the average so far: many, and together next to nothing.
+// Zones, scores and view are of the same segment, entry 0 first. `errors` is in the scale of state.max throughout:
 // when state.max rises all four are rescaled.
 void EstimateClusters(const HeadShape& shape, const ClusterView& view, const ClusterScores& scores, const Zone* zones,
                       const float* log_mass, bool correct, PartialState state, ErrorState errors);

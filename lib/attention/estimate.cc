@@ -16,8 +16,10 @@ namespace HWY_NAMESPACE {
 
 // Clusters are taken in blocks of this many.
 constexpr int64_t kBlock = kTileTokens;
-// exp(-20 log 2): the share of the mass below which a value is not worth reading.
+// Share of the mass below which a value is not worth reading.
 constexpr float kLeastShare = 1.0f / (1 << 20);
+// Share of the mean error term, summed so far, below which a cluster is left out of `cross`.
+constexpr float kLeastTerm = 1.0f / (1 << 12);
 
 // What the block needs of its clusters, lanes behind the last one zero.
 struct ClusterBlock {
@@ -30,17 +32,28 @@ struct ClusterBlock {
 
 // False when nothing in the block is estimated.
 bool LoadBlock(const ClusterView& view, const Zone* zones, int64_t first, ClusterBlock* block) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  const hn::RebindToUnsigned<FloatTag> du;
+  const hn::Rebind<uint8_t, FloatTag> d8;
+  const auto estimated = hn::Set(di, static_cast<int32_t>(Zone::kEstimated));
+  const uint8_t* zone_bytes = reinterpret_cast<const uint8_t*>(zones);
   block->first = first;
   block->clusters = std::min(kBlock, view.clusters - first);
-  bool any = false;
-  for (int64_t j = 0; j < kBlock; ++j) {
-    const bool estimated = j < block->clusters && zones[first + j] == Zone::kEstimated;
-    block->sizes[j] = estimated ? static_cast<float>(view.first_rows[first + j + 1] - view.first_rows[first + j]) : 0;
-    block->value_scales[j] = estimated ? view.value_scales[first + j] : 0;
-    block->energies[j] = estimated ? view.value_energies[first + j] : 0;
-    any = any || block->sizes[j] > 0;
+  auto largest = hn::Zero(d);
+  for (int64_t j = 0; j < kBlock; j += hn::Lanes(d)) {
+    const int64_t count = std::max<int64_t>(block->clusters - j, 0), at = first + j;
+    const auto zone = hn::PromoteTo(di, LoadUpTo(d8, zone_bytes + at, count, uint8_t{0}));
+    const auto rows =
+        hn::Sub(LoadUpTo(du, view.first_rows + at + 1, count, 0u), LoadUpTo(du, view.first_rows + at, count, 0u));
+    const auto size = hn::ConvertTo(d, hn::BitCast(di, rows));
+    const auto counted = hn::IfThenElseZero(hn::RebindMask(d, hn::Eq(zone, estimated)), size);
+    largest = hn::Max(largest, counted);
+    hn::StoreU(counted, d, block->sizes + j);
+    hn::StoreU(LoadUpTo(view.value_scales + at, count, 0.0f), d, block->value_scales + j);
+    hn::StoreU(LoadUpTo(view.value_energies + at, count, 0.0f), d, block->energies + j);
   }
-  return any;
+  return Largest(largest) > 0;
 }
 
 // Jensen's correction in nats, clipped: exp(s^2 / 2) is the mean of exp of a normal deviate with deviation s.
@@ -50,22 +63,18 @@ HWY_INLINE FloatVec Correction(FloatVec sigma, bool correct) {
   return hn::Min(hn::Mul(hn::Set(d, 0.5f), hn::Mul(sigma, sigma)), hn::Set(d, 1.0f));
 }
 
-// Largest corrected logit of a query head among the estimated clusters; -inf when there are none.
-float LargestLogit(const float* logits, const float* sigmas, const Zone* zones, int64_t clusters, bool correct) {
+// Fills `to` [kBlock] with the corrected logits of a query head, -inf where nothing is estimated; returns the largest.
+float CorrectLogits(const ClusterBlock& block, const float* logits, const float* sigmas, bool correct, float* to) {
   const FloatTag d;
-  const hn::RebindToSigned<FloatTag> di;
-  const hn::Rebind<uint8_t, FloatTag> d8;
   const auto none = hn::Set(d, -kInfinity);
-  const auto estimated = hn::Set(di, static_cast<int32_t>(Zone::kEstimated));
   auto largest = none;
-  for (int64_t j = 0; j < clusters; j += hn::Lanes(d)) {
-    uint8_t zone[16] = {};
-    const int64_t count = std::min<int64_t>(clusters - j, hn::Lanes(d));
-    for (int64_t i = 0; i < count; ++i) zone[i] = static_cast<uint8_t>(zones[j + i]);
-    const auto counts = hn::RebindMask(d, hn::Eq(hn::PromoteTo(di, hn::LoadU(d8, zone)), estimated));
-    const auto correction = Correction(LoadUpTo(sigmas + j, count, 0.0f), correct);
-    const auto logit = hn::Add(LoadUpTo(logits + j, count, -kInfinity), correction);
-    largest = hn::Max(largest, hn::IfThenElse(counts, logit, none));
+  for (int64_t j = 0; j < kBlock; j += hn::Lanes(d)) {
+    const int64_t count = std::max<int64_t>(block.clusters - j, 0);
+    auto logit = LoadUpTo(logits + j, count, -kInfinity);
+    logit = hn::Add(logit, Correction(LoadUpTo(sigmas + j, count, 0.0f), correct));
+    logit = hn::IfThenElse(hn::Gt(hn::LoadU(d, block.sizes + j), hn::Zero(d)), logit, none);
+    largest = hn::Max(largest, logit);
+    hn::StoreU(logit, d, to + j);
   }
   return Largest(largest);
 }
@@ -83,71 +92,93 @@ void RaiseMax(int64_t g, int64_t head_dim, float max, const PartialState& state,
   ScaleRow(factor * factor, head_dim, errors.cross + g * head_dim);
 }
 
-// Adds the scalar sums of head `g` and fills its coefficients of the mean values: `values` [kBlock] for the output,
-// `crosses` [kBlock] for the error. `read` [kBlock] becomes positive where the value counts.
-void WeighBlock(const ClusterBlock& block, const float* logits, const float* sigmas, float log_mass, bool correct,
-                int64_t g, const PartialState& state, const ErrorState& errors, float* values, float* crosses,
-                float* read) {
+// Coefficients of the mean values of a block for a group of query heads, and where they are large enough to matter.
+struct Coefficients {
+  // Keeps `value` for head `g` and the clusters from `j` on where `weight` is above `limit`.
+  HWY_INLINE void Keep(int64_t g, int64_t j, FloatVec weight, FloatVec limit, FloatVec value) {
+    const FloatTag d;
+    const auto counts = hn::Gt(weight, limit);
+    hn::StoreU(hn::IfThenElseZero(counts, value), d, values + g * kBlock + j);
+    hn::StoreU(hn::IfThenElse(counts, hn::Set(d, 1.0f), hn::LoadU(d, used + j)), d, used + j);
+  }
+
+  alignas(64) float values[kMaxGroup * kBlock];
+  alignas(64) float used[kBlock];  // 1 where any head has a coefficient
+};
+
+// Adds the scalar sums of head `g`. `means` gets what multiplies the mean values in the output, `crosses` in the error;
+// means.values holds the corrected logits before.
+void WeighBlock(const ClusterBlock& block, const float* sigmas, float log_mass, int64_t clusters, int64_t g,
+                const PartialState& state, const ErrorState& errors, Coefficients* means, Coefficients* crosses) {
   const FloatTag d;
-  const auto max = hn::Set(d, std::max(state.max[g], -kLargest));
+  const float finite_max = std::max(state.max[g], -kLargest);
+  const auto max = hn::Set(d, finite_max);
+  const auto least_weight = hn::Set(d, kLeastShare * std::exp(log_mass - finite_max));
   auto mass = hn::Zero(d), energy = hn::Zero(d), weight_sum = hn::Zero(d);
   for (int64_t j = 0; j < kBlock; j += hn::Lanes(d)) {
-    const int64_t count = std::max<int64_t>(block.clusters - j, 0);
-    const auto logit = LoadUpTo(logits + j, count, -kInfinity);
-    const auto sigma = LoadUpTo(sigmas + j, count, 0.0f);
-    const auto size = hn::LoadU(d, block.sizes + j);
-    const auto weight = hn::Mul(size, Exp(hn::Sub(hn::Add(logit, Correction(sigma, correct)), max)));
+    const auto sigma = LoadUpTo(sigmas + j, std::max<int64_t>(block.clusters - j, 0), 0.0f);
+    const auto exponential = Exp(hn::Sub(hn::LoadU(d, means->values + g * kBlock + j), max));
+    const auto weight = hn::Mul(hn::LoadU(d, block.sizes + j), exponential);
     const auto spread = ExpMinusOne(hn::Min(hn::Mul(sigma, sigma), hn::Set(d, 4.0f)));
-    // Clusters that are not estimated have size 0.
-    const auto divisor = hn::Max(size, hn::Set(d, 1.0f));
-    const auto variance = hn::Mul(hn::Mul(weight, hn::Div(weight, divisor)), spread);
+    const auto term = hn::Mul(hn::Mul(weight, exponential), spread);
     mass = hn::Add(mass, weight);
-    energy = hn::MulAdd(variance, hn::LoadU(d, block.energies + j), energy);
-    weight_sum = hn::Add(weight_sum, variance);
-    const auto share = hn::Mul(size, Exp(hn::Sub(logit, hn::Set(d, log_mass))));
-    const auto counts = hn::Gt(share, hn::Set(d, kLeastShare));
-    const auto scale = hn::IfThenElseZero(counts, hn::LoadU(d, block.value_scales + j));
-    hn::StoreU(hn::Mul(weight, scale), d, values + j);
-    hn::StoreU(hn::Mul(variance, scale), d, crosses + j);
-    hn::StoreU(hn::Max(hn::LoadU(d, read + j), hn::IfThenElseZero(counts, share)), d, read + j);
+    energy = hn::MulAdd(term, hn::LoadU(d, block.energies + j), energy);
+    weight_sum = hn::Add(weight_sum, term);
+    hn::StoreU(term, d, crosses->values + g * kBlock + j);
+    means->Keep(g, j, weight, least_weight, hn::Mul(weight, hn::LoadU(d, block.value_scales + j)));
   }
   state.sum[g] += Sum(mass);
   errors.mass[g] += Sum(mass);
   errors.energy[g] += Sum(energy);
   errors.weight[g] += Sum(weight_sum);
+  const auto least_term = hn::Set(d, kLeastTerm * errors.weight[g] / static_cast<float>(clusters));
+  for (int64_t j = 0; j < kBlock; j += hn::Lanes(d)) {
+    const auto term = hn::LoadU(d, crosses->values + g * kBlock + j);
+    crosses->Keep(g, j, term, least_term, hn::Mul(term, hn::LoadU(d, block.value_scales + j)));
+  }
+}
+
+// to [group, head_dim] += coefficients x the mean values of the clusters that any head uses.
+void AddMeans(const HeadShape& shape, const ClusterView& view, const ClusterBlock& block, Coefficients* coefficients,
+              float* to) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  int32_t numbers[kBlock];
+  int64_t kept = 0;
+  // Compressed in place: a store ends where the next load begins, at the latest. (Compressing stores are slow on
+  // Zen 4.)
+  for (int64_t j = 0; j < kBlock; j += hn::Lanes(d)) {
+    const auto used = hn::Gt(hn::LoadU(d, coefficients->used + j), hn::Zero(d));
+    for (int64_t g = 0; g < shape.group; ++g) {
+      float* row = coefficients->values + g * kBlock;
+      hn::StoreU(hn::Compress(hn::LoadU(d, row + j), used), d, row + kept);
+    }
+    const auto number = hn::Iota(di, static_cast<int32_t>(j));
+    hn::StoreU(hn::Compress(number, hn::RebindMask(di, used)), di, numbers + kept);
+    kept += hn::CountTrue(d, used);
+  }
+  const void* rows[kBlock];
+  for (int64_t i = 0; i < kept; ++i) rows[i] = view.value_means + (block.first + numbers[i]) * shape.head_dim;
+  SumRows<Int8Rows>(rows, nullptr, kept, coefficients->values, shape.group, shape.head_dim, to);
 }
 
 void Estimate(const HeadShape& shape, const ClusterView& view, const ClusterScores& scores, const Zone* zones,
               const float* log_mass, bool correct, PartialState state, ErrorState errors) {
-  const int64_t head_dim = shape.head_dim;
-  for (int64_t g = 0; g < shape.group; ++g) {
-    const float* logits = scores.logits + g * scores.stride;
-    const float* sigmas = scores.sigmas + g * scores.stride;
-    RaiseMax(g, head_dim, LargestLogit(logits, sigmas, zones, view.clusters, correct), state, errors);
-  }
   ClusterBlock block;
-  alignas(64) float values[kMaxGroup * kBlock], crosses[kMaxGroup * kBlock], read[kBlock];
-  const void* rows[kBlock];
+  Coefficients means, crosses;
   for (int64_t first = 0; first < view.clusters; first += kBlock) {
     if (!LoadBlock(view, zones, first, &block)) continue;
-    std::fill_n(read, kBlock, 0.0f);
+    std::fill_n(means.used, kBlock, 0.0f);
+    std::fill_n(crosses.used, kBlock, 0.0f);
     for (int64_t g = 0; g < shape.group; ++g) {
-      const int64_t at = g * scores.stride + first;
-      WeighBlock(block, scores.logits + at, scores.sigmas + at, log_mass[g], correct, g, state, errors,
-                 values + g * kBlock, crosses + g * kBlock, read);
+      const float* sigmas = scores.sigmas + g * scores.stride + first;
+      const float* logits = scores.logits + g * scores.stride + first;
+      const float max = CorrectLogits(block, logits, sigmas, correct, means.values + g * kBlock);
+      RaiseMax(g, shape.head_dim, max, state, errors);
+      WeighBlock(block, sigmas, log_mass[g], view.clusters, g, state, errors, &means, &crosses);
     }
-    int64_t kept = 0;
-    for (int64_t j = 0; j < block.clusters; ++j) {
-      if (!(read[j] > 0)) continue;
-      rows[kept] = view.value_means + (first + j) * head_dim;
-      for (int64_t g = 0; g < shape.group; ++g) {
-        values[g * kBlock + kept] = values[g * kBlock + j];
-        crosses[g * kBlock + kept] = crosses[g * kBlock + j];
-      }
-      ++kept;
-    }
-    SumRows<Int8Rows>(rows, nullptr, kept, values, shape.group, head_dim, state.out);
-    SumRows<Int8Rows>(rows, nullptr, kept, crosses, shape.group, head_dim, errors.cross);
+    AddMeans(shape, view, block, &means, state.out);
+    AddMeans(shape, view, block, &crosses, errors.cross);
   }
 }
 

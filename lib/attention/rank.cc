@@ -32,12 +32,9 @@ struct HeadScores {
 };
 
 HWY_INLINE FloatVec LoadSizes(const uint32_t* sizes, int64_t count) {
-  const FloatTag d;
-  float lanes[16];
-  for (int64_t i = 0; i < static_cast<int64_t>(hn::Lanes(d)); ++i) {
-    lanes[i] = i < count ? static_cast<float>(sizes[i]) : 0.0f;
-  }
-  return hn::LoadU(d, lanes);
+  const hn::RebindToSigned<FloatTag> di;
+  const hn::RebindToUnsigned<FloatTag> du;
+  return hn::ConvertTo(FloatTag(), hn::BitCast(di, LoadUpTo(du, sizes, count, 0u)));
 }
 
 // Joins the softmax of one head into `importance`: the maximum, or the sum when `add`, of `share` times the softmax.

@@ -86,12 +86,16 @@ HWY_INLINE float Sum(FloatVec v) { return hn::GetLane(hn::SumOfLanes(FloatTag(),
 HWY_INLINE float Largest(FloatVec v) { return hn::GetLane(hn::MaxOfLanes(FloatTag(), v)); }
 
 // The first `count` elements of `from`, `fill` in the other lanes.
-HWY_INLINE FloatVec LoadUpTo(const float* from, int64_t count, float fill) {
-  const FloatTag d;
+template <class D, class T>
+HWY_INLINE hn::Vec<D> LoadUpTo(D d, const T* from, int64_t count, T fill) {
   if (count >= static_cast<int64_t>(hn::Lanes(d))) return hn::LoadU(d, from);
-  float lanes[16];
+  T lanes[16];
   for (int64_t i = 0; i < 16; ++i) lanes[i] = i < count ? from[i] : fill;
   return hn::LoadU(d, lanes);
+}
+
+HWY_INLINE FloatVec LoadUpTo(const float* from, int64_t count, float fill) {
+  return LoadUpTo(FloatTag(), from, count, fill);
 }
 
 HWY_INLINE void StoreUpTo(FloatVec v, float* to, int64_t count) {
