@@ -1,4 +1,7 @@
 // Goal: versions, names, errors, opening and closing, shape and stats keep the header's promises.
+#include <mutex>
+#include <thread>
+
 #include "tests/capi/fixture.h"
 
 namespace swell_test {
@@ -188,6 +191,72 @@ TEST_F(EngineTest, BudgetIsKeptAndNothingChangesWhenItWouldNotBe) {
   ExpectRefused([&] { return Put(sequence_, kPrompt, 12500, rows, rows); }, SWELL_DETAIL_OVER_BUDGET, "budget",
                 SWELL_RESOURCE_EXHAUSTED);
   EXPECT_LE(Stats().bytes_peak, options.host_budget_bytes);
+}
+
+// What a log function received.
+struct Log {
+  std::mutex mutex;
+  std::vector<std::string> messages;
+  static void Receive(void* context, const char* message) {
+    auto* log = static_cast<Log*>(context);
+    std::lock_guard lock(log->mutex);
+    log->messages.emplace_back(message);
+  }
+};
+
+TEST_F(EngineTest, LogReceivesWarningsWithItsContext) {
+  // The budget holds the prompt and nothing more, so that sealing it must fail: the tokens stay exact, and the log says
+  // so.
+  Log log;
+  swell_engine_options options = EngineOptions();
+  options.host_budget_bytes = Stats().bytes_in_use + 1024;
+  options.log = &Log::Receive;
+  options.log_context = &log;
+  Open(options);
+  ASSERT_EQ(swell_sequence_release(engine_, sequence_, error_.address()), SWELL_OK);
+  swell_sequence_options settings = SWELL_SEQUENCE_OPTIONS_INIT;
+  ASSERT_EQ(swell_preset("swell", &settings, nullptr, error_.address()), SWELL_OK);
+  settings.seal_tokens = settings.segment_tokens = 32;
+  ASSERT_EQ(swell_sequence_create(engine_, &settings, nullptr, &sequence_, error_.address()), SWELL_OK);
+  ASSERT_EQ(Put(sequence_, 0, kPrompt, keys_, values_), SWELL_OK) << error_.message();
+  ASSERT_EQ(swell_sequence_wait_sealed(engine_, sequence_, error_.address()), SWELL_OK);
+  EXPECT_GE(Stats().builds_failed, 1);
+  swell_engine_close(&engine_);
+  ASSERT_FALSE(log.messages.empty());
+  EXPECT_NE(log.messages[0].find("seal"), std::string::npos) << log.messages[0];
+}
+
+TEST_F(EngineTest, ThreadsOnSequencesOfTheirOwn) {
+  // Each thread makes its own sequence, grows it token by token and must read back what it put.
+  constexpr int kThreads = 4;
+  std::vector<std::string> failures(kThreads);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      const auto check = [&](swell_code code) {
+        if (code != SWELL_OK) failures[t] += std::string(swell_code_name(code)) + " ";
+      };
+      swell_sequence sequence = 0;
+      check(swell_sequence_create(engine_, nullptr, nullptr, &sequence, nullptr));
+      swell_put_args put = SWELL_PUT_ARGS_INIT;
+      put.n_items = put.n_rows = 1;
+      swell_fetch_args fetch = SWELL_FETCH_ARGS_INIT;
+      fetch.n_items = fetch.n_rows = 1;
+      for (int64_t token = 0; token < 40; ++token) {
+        const size_t row = static_cast<size_t>((token + 40 * t) * kRow);
+        const swell_put_item item = {sequence, token, 1, 0};
+        check(swell_put(engine_, &put, &item, &keys_[row], &values_[row], nullptr, nullptr, nullptr, nullptr));
+        std::vector<float> got(kRow);
+        const swell_fetch_item fetch_item = {sequence, 1, 0};
+        check(
+            swell_fetch(engine_, &fetch, &fetch_item, &token, nullptr, got.data(), nullptr, nullptr, nullptr, nullptr));
+        if (std::memcmp(got.data(), &values_[row], kRow * sizeof(float)) != 0) failures[t] += "different ";
+      }
+      check(swell_sequence_release(engine_, sequence, nullptr));
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const std::string& failure : failures) EXPECT_EQ(failure, "");
 }
 
 }  // namespace
