@@ -121,7 +121,7 @@ class GgufParser {
         return Unknown("the value of " + key + " does not fit 64 bits with sign");
       }
     }
-    *value = static_cast<Kept>(stored);
+    *value = static_cast<Kept>(stored);  // NOLINT(bugprone-signed-char-misuse): int8 is a number here
     return OkStatus();
   }
 
