@@ -114,7 +114,6 @@ BlockShape BlockShapeOf(TensorType type) {
     case TensorType::kF32:
       return {1, 4};
     case TensorType::kF16:
-      return {1, 2};
     case TensorType::kBF16:
       return {1, 2};
     case TensorType::kQ4_0:
