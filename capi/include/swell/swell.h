@@ -404,7 +404,8 @@ typedef struct swell_attend_args {
  * output        [n_rows, heads, head_dim]
  * lse           [n_rows, heads], natural log of the softmax denominator; may be NULL
  * certificates  [n_rows, heads] of certificate_size bytes each; may be NULL
- * Rows that no successful item owns are not written. */
+ * Rows that no item owns are not written, nor are those of an item that is refused. Where one fails later, for want of
+ * memory or because FLOAT16 cannot hold its answer, its rows are undefined. */
 SWELL_API swell_code swell_attend(swell_engine* engine, const swell_attend_args* args, const swell_attend_item* items,
                                   const void* queries, void* output, float* lse, swell_certificate* certificates,
                                   swell_status* statuses, swell_error** error);
