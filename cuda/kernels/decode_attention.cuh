@@ -142,12 +142,14 @@ __device__ __forceinline__ void MergeWarps(WarpState<kHeadDim>& state, int group
   const int g = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
   float factor[2];
+#pragma unroll
   for (int r = 0; r < 2; ++r) {
     state.sum[r] += __shfl_xor_sync(0xffffffffU, state.sum[r], 1);
     state.sum[r] += __shfl_xor_sync(0xffffffffU, state.sum[r], 2);
     if (t == 0) max[warp][g + 8 * r] = state.max[r];
   }
   __syncthreads();
+#pragma unroll
   for (int r = 0; r < 2; ++r) {
     float all = max[0][g + 8 * r];  // warp 0 has the first tile, so this is finite
     for (int w = 1; w < kDecodeWarps; ++w) all = fmaxf(all, max[w][g + 8 * r]);
@@ -156,6 +158,7 @@ __device__ __forceinline__ void MergeWarps(WarpState<kHeadDim>& state, int group
   }
   for (int turn = 0; turn < kDecodeWarps; ++turn) {
     if (turn == warp) {
+#pragma unroll
       for (int r = 0; r < 2; ++r) {
         const int row = g + 8 * r;
         if (t == 0) sum[row] = (turn == 0 ? 0 : sum[row]) + factor[r] * state.sum[r];
