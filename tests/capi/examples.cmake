@@ -14,7 +14,9 @@ function(swell_example language)
   cmake_parse_arguments(ARG "" "FOLDER" "BUILD;RUN;ENVIRONMENT" ${ARGN})
   set(expected ${transcripts}/c.txt)
   set(role FIXTURES_REQUIRED)
+  set(label language)
   if(language STREQUAL "c")
+    set(label "")
     set(expected "")
     set(role FIXTURES_SETUP)
   endif()
@@ -25,6 +27,7 @@ function(swell_example language)
   set_tests_properties(capi_example_${language} PROPERTIES
     TIMEOUT 600
     ENVIRONMENT "LD_LIBRARY_PATH=$<TARGET_FILE_DIR:swell_c>;${ARG_ENVIRONMENT}"
+    LABELS "${label}"
     ${role} capi_transcript)
 endfunction()
 swell_example(c FOLDER ${examples}/c RUN $<TARGET_FILE:capi_example_c>)
