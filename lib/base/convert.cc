@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "lib/base/simd_targets.h"
 
@@ -68,18 +69,26 @@ struct BFloat16Target : Half {
   }
 };
 
+// One vector; `scale` is for int8 alone: a product would change the bits of a signalling NaN.
+template <class Rows>
+HWY_INLINE FloatVec DecodeVector(const typename Rows::Element* from, float scale) {
+  const FloatTag d;
+  const auto value = Rows::Load(d, from);
+  if constexpr (std::is_same_v<Rows, Int8Rows>) return hn::Mul(value, hn::Set(d, scale));
+  return value;
+}
+
 template <class Rows>
 void ConvertRows(const typename Rows::Element* from, int64_t count, float scale, float* to) {
   const FloatTag d;
   const int64_t lanes = hn::Lanes(d);
-  const auto factor = hn::Set(d, scale);
   int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) hn::StoreU(hn::Mul(Rows::Load(d, from + i), factor), d, to + i);
+  for (; i + lanes <= count; i += lanes) hn::StoreU(DecodeVector<Rows>(from + i, scale), d, to + i);
   if (i < count) {
     typename Rows::Element head[16] = {};
     float tail[16];
     std::memcpy(head, from + i, (count - i) * sizeof(head[0]));
-    hn::StoreU(hn::Mul(Rows::Load(d, head), factor), d, tail);
+    hn::StoreU(DecodeVector<Rows>(head, scale), d, tail);
     std::memcpy(to + i, tail, (count - i) * sizeof(float));
   }
 }
