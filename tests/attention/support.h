@@ -2,6 +2,8 @@
 #ifndef SWELL_TESTS_ATTENTION_SUPPORT_H_
 #define SWELL_TESTS_ATTENTION_SUPPORT_H_
 
+#include "lib/base/simd_targets.h"
+// After the choice of targets.
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
 

@@ -1,6 +1,8 @@
 // Element conversion against plain scalar references, on every SIMD target that this machine has.
 #include "lib/base/convert.h"
 
+#include "lib/base/simd_targets.h"
+// After the choice of targets.
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
 
