@@ -137,7 +137,9 @@ template <int kHeadDim>
 __device__ __forceinline__ void MergeWarps(WarpState<kHeadDim>& state, int group, float* to) {
   __shared__ float max[kDecodeWarps][kRows];
   __shared__ float sum[kRows];
-  __shared__ float out[kRows][kHeadDim];
+  // Cell [row][8 j + n] is dim 64 (j / 8) + 8 n + j % 8, as the lanes hold it; the padding keeps their rows in
+  // different banks.
+  __shared__ __align__(8) float out[kRows][kHeadDim + 8];
   const int warp = threadIdx.x / 32;
   const int g = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
@@ -164,18 +166,21 @@ __device__ __forceinline__ void MergeWarps(WarpState<kHeadDim>& state, int group
         if (t == 0) sum[row] = (turn == 0 ? 0 : sum[row]) + factor[r] * state.sum[r];
 #pragma unroll
         for (int j = 0; j < kHeadDim / 8; ++j) {
-#pragma unroll
-          for (int c = 0; c < 2; ++c) {
-            float& cell = out[row][64 * (j / 8) + 8 * (2 * t + c) + j % 8];
-            cell = (turn == 0 ? 0 : cell) + factor[r] * state.out[j][2 * r + c];
-          }
+          float2& cell = reinterpret_cast<float2&>(out[row][8 * j + 2 * t]);
+          float2 merged = turn == 0 ? make_float2(0, 0) : cell;
+          merged.x += factor[r] * state.out[j][2 * r];
+          merged.y += factor[r] * state.out[j][2 * r + 1];
+          cell = merged;
         }
       }
     }
     __syncthreads();
   }
   for (int row = threadIdx.x; row < group; row += blockDim.x) to[group + row] = sum[row];
-  for (int i = threadIdx.x; i < group * kHeadDim; i += blockDim.x) to[2 * group + i] = out[i / kHeadDim][i % kHeadDim];
+  for (int i = threadIdx.x; i < group * kHeadDim; i += blockDim.x) {
+    const int dim = i % kHeadDim;
+    to[2 * group + i] = out[i / kHeadDim][dim / 64 * 64 + dim % 8 * 8 + dim % 64 / 8];
+  }
 }
 
 // Grid [heads, splits].
@@ -222,21 +227,30 @@ __global__ void __launch_bounds__(32 * kDecodeWarps)
 
 // Grid [heads, group], one thread a dim: merges the splits and finishes the state.
 __global__ void DecodeMergeKernel(const DecodeAttentionArgs args, const float* __restrict__ workspace) {
+  __shared__ float factors[kMaxDecodeSplits];
   const int64_t head = blockIdx.x;
   const int row = blockIdx.y;
   const int dim = threadIdx.x;
   const int64_t stride = static_cast<int64_t>(args.group) * (args.head_dim + 2);
   const float* states = workspace + head * args.splits * stride;
+  for (int split = dim; split < args.splits; split += blockDim.x) factors[split] = states[split * stride + row];
+  __syncthreads();
   float max = -INFINITY;
-  for (int split = 0; split < args.splits; ++split) max = fmaxf(max, states[split * stride + row]);
+  for (int split = 0; split < args.splits; ++split) max = fmaxf(max, factors[split]);
+  __syncthreads();
+  // An empty split has the factor 0 and has written nothing but its maximum.
+  for (int split = dim; split < args.splits; split += blockDim.x) {
+    factors[split] = factors[split] == -INFINITY ? 0 : exp2f(factors[split] - max);
+  }
+  __syncthreads();
   float sum = 0;
   float out = 0;
+#pragma unroll 8
   for (int split = 0; split < args.splits; ++split) {
-    const float* state = states + split * stride;
-    if (state[row] == -INFINITY) continue;  // an empty split wrote nothing else
-    const float factor = exp2f(state[row] - max);
-    sum += factor * state[args.group + row];
-    out += factor * state[2 * args.group + row * args.head_dim + dim];
+    const float* state = states + split * stride + args.group;
+    const float factor = factors[split];
+    sum += factor > 0 ? factor * state[row] : 0;
+    out += factor > 0 ? factor * state[args.group + row * args.head_dim + dim] : 0;
   }
   const int64_t query = head * args.group + row;
   args.output[query * args.head_dim + dim] = sum > 0 ? out / sum : 0;

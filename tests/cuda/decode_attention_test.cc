@@ -343,7 +343,7 @@ TEST(DecodeAttentionArgs, AreCheckedBeforeAnythingRuns) {
 }
 
 TEST(DecodeAttentionArgs, SplitsFillTheDeviceAndStayUseful) {
-  EXPECT_EQ(DecodeAttentionSplits(8, 131072, 132), 66);
+  EXPECT_EQ(DecodeAttentionSplits(8, 131072, 132), 33);
   EXPECT_EQ(DecodeAttentionSplits(1000, 131072, 132), 1);
   EXPECT_EQ(DecodeAttentionSplits(1, 600, 132), 2);
   EXPECT_EQ(DecodeAttentionSplits(1, 0, 132), 1);
