@@ -64,7 +64,7 @@ class CudaCopyEngine final : public transfer::CopyEngine {
           FromCuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags"));
     }
     cudaStream_t stream = streams_[++starts_ % streams_.size()];
-    const Status status = Enqueue(ranges, event, stream);
+    Status status = Enqueue(ranges, event, stream);
     if (!status.ok()) {
       cudaStreamSynchronize(stream);  // ranges that were under way
       cudaEventDestroy(event);
