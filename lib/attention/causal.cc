@@ -151,14 +151,19 @@ void DecodeTile(const RowTile& tile, int64_t first_position, DecodedTile* decode
   }
 }
 
-// Logits [kTileTokens] of a query: scaled, -inf where the token is later than the query's `step`.
-HWY_INLINE void MaskRow(const DecodedTile& tile, float scale, float step, float* logits) {
+// Makes logits [kTileTokens] of the products of a query: scaled, -inf where the token is later than the query's `step`.
+// Returns the largest.
+HWY_INLINE float MaskRow(const DecodedTile& tile, float scale, float step, float* logits) {
   const FloatTag d;
+  auto largest = hn::Set(d, -kInfinity);
   for (int64_t t = 0; t < kTileTokens; t += hn::Lanes(d)) {
     const auto logit = ClampLogit(hn::Mul(hn::LoadU(d, logits + t), hn::Set(d, scale)));
     const auto visible = hn::Le(hn::LoadU(d, tile.steps + t), hn::Set(d, step));
-    hn::StoreU(hn::IfThenElse(visible, logit, hn::Set(d, -kInfinity)), d, logits + t);
+    const auto masked = hn::IfThenElse(visible, logit, hn::Set(d, -kInfinity));
+    largest = hn::Max(largest, masked);
+    hn::StoreU(masked, d, logits + t);
   }
+  return Largest(largest);
 }
 
 // Adds a tile to the state of rows first_row .. last_row (exclusive) of [n_queries, group].
@@ -183,8 +188,9 @@ void AttendTile(const HeadShape& shape, const float* queries, int64_t query_stri
     Multiply(block.queries, head_dim, tile.keys, kTileTokens, nullptr, logit_rows, columns);
     for (int64_t r = 0; r < count; ++r) {
       const int64_t index = row + r;
-      MaskRow(tile, shape.scale, static_cast<float>(index / shape.group), logit_rows[r]);
-      block.factors[r] = SoftmaxStep(logit_rows[r], state.max + index, state.sum + index);
+      const float step = static_cast<float>(index / shape.group);
+      const float largest = MaskRow(tile, shape.scale, step, logit_rows[r]);
+      block.factors[r] = SoftmaxStep(largest, logit_rows[r], state.max + index, state.sum + index);
     }
     Multiply(logit_rows, tile.tokens, tile.values, head_dim, block.factors, block.outs, head_dim);
   }

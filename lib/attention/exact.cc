@@ -14,21 +14,22 @@ namespace swell {
 namespace attention {
 namespace HWY_NAMESPACE {
 
-// logits [group, kTileTokens]; -inf behind the last token. `ahead`: keys to prefetch, or null.
+// Makes logits [kTileTokens] of the products of a query with a tile: scaled, -inf behind the last token. Returns the
+// largest.
 template <class Rows>
-HWY_INLINE void ScoreTile(const HeadShape& shape, const float* queries, const RowTile& tile, const void* const* ahead,
-                          float* logits) {
+HWY_INLINE float ScaleProducts(const RowTile& tile, float scale, float* logits) {
   const FloatTag d;
-  DotRows<Rows>(tile.keys, ahead, tile.tokens, queries, shape.group, shape.head_dim, logits);
-  for (int64_t g = 0; g < shape.group; ++g) {
-    float* row = logits + g * kTileTokens;
-    for (int64_t t = 0; t < tile.tokens; t += hn::Lanes(d)) {
-      auto logit = hn::Mul(hn::LoadU(d, row + t), hn::Set(d, shape.scale));
-      if constexpr (std::is_same_v<Rows, Int8Rows>) logit = hn::Mul(logit, hn::LoadU(d, tile.key_scales + t));
-      hn::StoreU(ClampLogit(logit), d, row + t);
-    }
-    std::fill(row + tile.tokens, row + kTileTokens, -kInfinity);
+  const auto none = hn::Set(d, -kInfinity);
+  auto largest = none;
+  for (int64_t t = 0; t < kTileTokens; t += hn::Lanes(d)) {
+    auto logit = hn::Mul(hn::LoadU(d, logits + t), hn::Set(d, scale));
+    if constexpr (std::is_same_v<Rows, Int8Rows>) logit = hn::Mul(logit, hn::LoadU(d, tile.key_scales + t));
+    const int64_t left = std::max<int64_t>(tile.tokens - t, 0);
+    logit = hn::IfThenElse(hn::FirstN(d, left), ClampLogit(logit), none);
+    largest = hn::Max(largest, logit);
+    hn::StoreU(logit, d, logits + t);
   }
+  return Largest(largest);
 }
 
 template <class Rows>
@@ -43,10 +44,11 @@ void AttendRows(const HeadShape& shape, const float* queries, std::span<const Kv
     const RowTile& tile = tiles[current];
     const RowTile& next = tiles[current ^ 1];
     more = reader.Next<false>(&tiles[current ^ 1]);
-    ScoreTile<Rows>(shape, queries, tile, more ? next.keys : nullptr, weights);
+    DotRows<Rows>(tile.keys, more ? next.keys : nullptr, tile.tokens, queries, shape.group, head_dim, weights);
     for (int64_t g = 0; g < shape.group; ++g) {
       float* row = weights + g * kTileTokens;
-      const float factor = SoftmaxStep(row, state.max + g, state.sum + g);
+      const float largest = ScaleProducts<Rows>(tile, shape.scale, row);
+      const float factor = SoftmaxStep(largest, row, state.max + g, state.sum + g);
       if (factor != 1.0f) ScaleRow(factor, head_dim, state.out + g * head_dim);
       if constexpr (std::is_same_v<Rows, Int8Rows>) {
         for (int64_t t = 0; t < tile.tokens; t += hn::Lanes(d)) {
@@ -81,8 +83,9 @@ void ScoreRowsOf(const HeadShape& shape, const float* queries, const KvRun& run,
   RowTile tile = {};
   alignas(64) float scores[kMaxGroup * kTileTokens] = {};
   for (int64_t first = 0; reader.Next<false>(&tile); first += tile.tokens) {
-    ScoreTile<Rows>(shape, queries, tile, nullptr, scores);
+    DotRows<Rows>(tile.keys, nullptr, tile.tokens, queries, shape.group, shape.head_dim, scores);
     for (int64_t g = 0; g < shape.group; ++g) {
+      ScaleProducts<Rows>(tile, shape.scale, scores + g * kTileTokens);
       std::copy_n(scores + g * kTileTokens, tile.tokens, logits + g * stride + first);
     }
   }

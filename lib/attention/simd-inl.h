@@ -117,20 +117,18 @@ HWY_INLINE void ScaleRow(float factor, int64_t count, float* row) {
 }
 
 // One step of the online softmax over a tile: logits [kTileTokens], -inf where there is no token, become weights
-// relative to the new maximum. Returns what the older sums must be multiplied by.
-HWY_INLINE float SoftmaxStep(float* logits, float* max, float* sum) {
+// relative to the new maximum; `largest` is the maximum of the logits. Returns what the older sums must be multiplied
+// by.
+HWY_INLINE float SoftmaxStep(float largest, float* logits, float* max, float* sum) {
   const FloatTag d;
-  const int64_t lanes = hn::Lanes(d);
-  auto largest = hn::LoadU(d, logits);
-  for (int64_t t = lanes; t < kTileTokens; t += lanes) largest = hn::Max(largest, hn::LoadU(d, logits + t));
-  const float new_max = std::max(*max, Largest(largest));
+  const float new_max = std::max(*max, largest);
   if (new_max == -kInfinity) {
     std::fill_n(logits, kTileTokens, 0.0f);
     return 1.0f;
   }
   const auto shift = hn::Set(d, new_max);
   auto total = hn::Zero(d);
-  for (int64_t t = 0; t < kTileTokens; t += lanes) {
+  for (int64_t t = 0; t < kTileTokens; t += hn::Lanes(d)) {
     const auto weight = Exp(hn::Sub(hn::LoadU(d, logits + t), shift));
     hn::StoreU(weight, d, logits + t);
     total = hn::Add(total, weight);
