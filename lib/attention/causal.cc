@@ -188,8 +188,8 @@ void AttendTile(const HeadShape& shape, const float* queries, int64_t query_stri
     Multiply(block.queries, head_dim, tile.keys, kTileTokens, nullptr, logit_rows, columns);
     for (int64_t r = 0; r < count; ++r) {
       const int64_t index = row + r;
-      const float step = static_cast<float>(index / shape.group);
-      const float largest = MaskRow(tile, shape.scale, step, logit_rows[r]);
+      const int64_t step = index / shape.group;
+      const float largest = MaskRow(tile, shape.scale, static_cast<float>(step), logit_rows[r]);
       block.factors[r] = SoftmaxStep(largest, logit_rows[r], state.max + index, state.sum + index);
     }
     Multiply(logit_rows, tile.tokens, tile.values, head_dim, block.factors, block.outs, head_dim);
