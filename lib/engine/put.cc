@@ -169,21 +169,21 @@ Status Begin(const Context& context, int32_t layer, const PutItem& item, Pending
   return status;
 }
 
-// Publishes the item or takes it back; then sees to the sealing of what it completed.
-void Finish(Context& context, int32_t layer, const PutItem& item, Pending& pending, Status& status) {
+// Publishes the item or takes it back, and unlocks. True when what it completed is to be sealed before the put returns:
+// not here, for the sequences of later items are still locked.
+bool Finish(Context& context, int32_t layer, const PutItem& item, Pending& pending, Status& status) {
+  const std::unique_lock lock = std::move(pending.lock);
   if (pending.refused.load()) {
     pending.DropClaims();
     status = InvalidArgument("keys or values hold NaN, Inf or a number that the storage dtype cannot hold",
                              StatusDetail::kNonFinite);
-    pending.lock.unlock();
-    return;
+    return false;
   }
   std::swap(pending.sequence->layers[layer], pending.next);
   context.counters.tokens_put.fetch_add(item.tokens, std::memory_order_relaxed);
-  const bool later = !context.options.deterministic && item.tokens <= kAppendTokens;
-  if (later) SealLater(context, pending.sequence, layer, pending.lock);
-  pending.lock.unlock();
-  if (!later) SealNow(context, *pending.sequence, layer);
+  if (context.options.deterministic || item.tokens > kAppendTokens) return true;
+  SealLater(context, pending.sequence, layer, lock);
+  return false;
 }
 
 }  // namespace
@@ -223,9 +223,15 @@ void PutTokens(Context& context, int32_t layer, std::span<const PutItem> items, 
     auto& [entry, target] = work[i];
     if (!StoreTarget(context, items[entry->item], *target)) entry->refused.store(true);
   });
+  std::vector<Sequence*> sealing;
+  sealing.reserve(pending.size());
   for (auto& entry : pending) {
-    if (statuses[entry->item].ok()) Finish(context, layer, items[entry->item], *entry, statuses[entry->item]);
+    Status& status = statuses[entry->item];
+    if (status.ok() && Finish(context, layer, items[entry->item], *entry, status)) {
+      sealing.push_back(entry->sequence.get());
+    }
   }
+  for (Sequence* sequence : sealing) SealNow(context, *sequence, layer);
 }
 
 }  // namespace swell

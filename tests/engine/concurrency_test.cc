@@ -83,6 +83,39 @@ TEST(Concurrency, ReadersOfASequenceThatGrows) {
   EXPECT_EQ(wrong.load(), 0);
 }
 
+// Batches that name the same sequences in different orders, each put long enough to seal before it returns.
+TEST(Concurrency, BatchesOverTheSameSequences) {
+  std::mt19937_64 random(testing::Seed());
+  const Rows rows = MakeRows(random, kShape, 2000);
+  auto engine = OpenEngine(kShape, true);
+  std::vector<SequenceId> sequences;
+  for (int s = 0; s < 3; ++s) sequences.push_back(*engine->CreateSequence(SmallSegments()));
+  std::atomic<int64_t> put{0};
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int round = 0; round < 20; ++round) {
+        std::vector<PutItem> items(3);
+        std::vector<Status> statuses(3);
+        for (size_t i = 0; i < 3; ++i) {
+          items[i].sequence = sequences[(i + t) % 3];
+          const auto length = engine->Length(items[i].sequence, 0);
+          items[i].position = *length;  // another thread may be faster: then the item is refused
+          items[i].tokens = 40;
+          items[i].keys.data = rows.keys.data();
+          items[i].values.data = rows.values.data();
+        }
+        static_cast<void>(engine->Put(0, items, statuses));
+        for (const Status& status : statuses) put.fetch_add(status.ok() ? 40 : 0);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  int64_t held = 0;
+  for (const SequenceId sequence : sequences) held += *engine->Length(sequence, 0);
+  EXPECT_EQ(held, put.load());
+}
+
 TEST(Concurrency, ReleaseDuringUse) {
   std::mt19937_64 random(testing::Seed());
   const Rows rows = MakeRows(random, kShape, 300);
