@@ -95,11 +95,19 @@ int Arena::threads() const { return impl_->foreground.max_concurrency(); }
 void Arena::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body) {
   if (count == 1) return body(0);
   if (count <= 0) return;
+  Order order;
+  const auto ordered = [&](int64_t i) {
+    order.Acquire();
+    body(i);
+    order.Release();
+  };
+  order.Release();
   impl_->foreground.execute([&] {
     // Isolation keeps a waiting caller from picking up the work of another one before its own is done.
     oneapi::tbb::this_task_arena::isolate(
-        [&] { oneapi::tbb::parallel_for(int64_t{0}, count, body, oneapi::tbb::simple_partitioner()); });
+        [&] { oneapi::tbb::parallel_for(int64_t{0}, count, ordered, oneapi::tbb::simple_partitioner()); });
   });
+  order.Acquire();
 }
 
 void Arena::Enqueue(std::function<void()> job) { impl_->background.Push(std::move(job)); }
