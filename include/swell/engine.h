@@ -2,9 +2,11 @@
 //
 // Threads: every method may be called from any thread, concurrently. Calls on different sequences run in parallel. On
 // the same sequence, put / truncate / release / fork are serialised; attend, search and fetch work on the snapshot that
-// they find when they start. Work runs in the engine's own arena; the calling thread takes part. Errors: a failed call
-// changes nothing. In a batch each item has a status of its own; other items are not affected. Nothing throws, prints,
-// aborts or exits.
+// they find when they start. Work runs in the engine's own arena; the calling thread takes part.
+//
+// Errors: a failed call changes nothing in the engine, and a bad argument writes nothing at all. When memory is refused
+// or output_dtype overflows on the way, rows of that item's output may have been written. In a batch each item has a
+// status of its own; other items are not affected. Nothing throws, prints, aborts or exits.
 #ifndef SWELL_ENGINE_H_
 #define SWELL_ENGINE_H_
 

@@ -22,7 +22,6 @@ constexpr size_t DTypeSize(DType dtype) {
     case DType::kFloat32:
       return 4;
     case DType::kFloat16:
-      return 2;
     case DType::kBFloat16:
       return 2;
     case DType::kInt8:
