@@ -55,6 +55,7 @@ struct Axis {
   explicit Axis(double largest) : step(Step(largest > 0 ? largest : 1)) {
     top = std::ceil((largest > 0 ? largest : 1) / step - 1e-9) * step;
   }
+  int steps() const { return static_cast<int>(std::lround(top / step)); }
   double step;
   double top;
 };
@@ -67,7 +68,8 @@ struct Frame {
 
 std::string VerticalAxis(const Frame& frame, const std::string& label) {
   std::string svg;
-  for (double tick = 0; tick <= frame.y.top * 1.0001; tick += frame.y.step) {
+  for (int i = 0; i <= frame.y.steps(); ++i) {
+    const double tick = i * frame.y.step;
     svg += Line(tick > 0 ? "grid" : "axis", kLeft, frame.Y(tick), kWidth - kRight, frame.Y(tick));
     svg += Text(kLeft - 6, frame.Y(tick) + 4, "end", FormatNumber(tick));
   }
@@ -90,17 +92,23 @@ std::string Legend(const std::vector<Series>& series) {
   return svg;
 }
 
+std::string Point(const Frame& frame, const Series& series, size_t i, const std::string& colour, double radius) {
+  std::string label = Escape(series.name);
+  label += ": " + FormatNumber(series.x[i]) + ", " + FormatNumber(series.y[i]);
+  return "<circle class=\"fill " + colour + "\" cx=\"" + Fixed(frame.X(series.x[i])) + "\" cy=\"" +
+         Fixed(frame.Y(series.y[i])) + "\" r=\"" + Fixed(radius) + "\"><title>" + label + "</title></circle>\n";
+}
+
 std::string DrawSeries(const Frame& frame, const Series& series, size_t number, bool points_only) {
   const std::string colour = Colour(number);
   std::string path, points;
   for (size_t i = 0; i < series.x.size(); ++i) {
     if (!std::isfinite(series.x[i]) || !std::isfinite(series.y[i])) continue;
-    const std::string x = Fixed(frame.X(series.x[i])), y = Fixed(frame.Y(series.y[i]));
     path += path.empty() ? "M" : "L";
-    path += x + " " + y;
-    points += "<circle class=\"fill " + colour + "\" cx=\"" + x + "\" cy=\"" + y + "\" r=\"" +
-              (points_only ? "2.5" : "4") + "\"><title>" + Escape(series.name) + ": " + FormatNumber(series.x[i]) +
-              ", " + FormatNumber(series.y[i]) + "</title></circle>\n";
+    path += Fixed(frame.X(series.x[i]));
+    path += ' ';
+    path += Fixed(frame.Y(series.y[i]));
+    points += Point(frame, series, i, colour, points_only ? 2.5 : 4);
   }
   if (points_only || path.empty()) return points;
   return "<path class=\"line " + colour + "\" d=\"" + path + "\"/>\n" + points;
@@ -167,7 +175,8 @@ std::string LinePlot(const LinePlotOptions& options, const std::vector<Series>& 
   if (options.diagonal) x_top = y_top = std::max(x_top, y_top);
   const Frame frame{Axis(x_top), Axis(y_top)};
   std::string svg = Open(kWidth, kHeight, options.title) + VerticalAxis(frame, options.y_label) + Legend(series);
-  for (double tick = 0; tick <= frame.x.top * 1.0001; tick += frame.x.step) {
+  for (int i = 0; i <= frame.x.steps(); ++i) {
+    const double tick = i * frame.x.step;
     svg += Line("axis", frame.X(tick), frame.Y(0), frame.X(tick), frame.Y(0) + 4);
     svg += Text(frame.X(tick), frame.Y(0) + 18, "middle", FormatNumber(tick));
   }
