@@ -27,7 +27,8 @@ struct LinePlotOptions {
   bool diagonal = false;     // draws y = x
 };
 
-// Both axes start at 0. A series without points is left out and keeps its colour. Points that are not finite are left out.
+// Both axes start at 0. A series without points is left out and keeps its colour. Points that are not finite are left
+// out.
 std::string LinePlot(const LinePlotOptions& options, const std::vector<Series>& series);
 
 struct BarPlotOptions {
