@@ -210,8 +210,8 @@ class ModelTest(unittest.TestCase):
     def test_fidelity(self):
         with tempfile.TemporaryDirectory() as folder:
             page, data = pathlib.Path(folder) / "f.html", pathlib.Path(folder) / "f.json"
-            result = swell("fidelity", "--tokens", "2048", "--tasks", "needles,text", "--questions", "2", "--audit", "1",
-                           "--retrieve-share", "0.5", "--json", str(data), "--report", str(page))
+            result = swell("fidelity", "--tokens", "2048", "--tasks", "needles,text", "--questions", "2",
+                           "--audit", "1", "--retrieve-share", "0.5", "--json", str(data), "--report", str(page))
             self.assertEqual(result.returncode, 0, result.stderr)
             self.check_page(page, figures=3 + 1 + 2 * 3)
             report = json.loads(data.read_text())
