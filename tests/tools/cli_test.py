@@ -100,6 +100,11 @@ class ErrorTest(unittest.TestCase):
             file.flush()
             self.runtime_error("run", "--model", file.name, message=file.name)
 
+    def test_bad_variants(self):
+        for variant, message in (("best", "'best'"), ("swell,floor", "'floor'"), ("swell,kappa=much", "'kappa=much'"),
+                                 ("swell,no_such_key=1", "floor_tokens")):
+            self.runtime_error("fidelity", "--variant", variant, message=message)
+
     def test_layer_that_is_not_there(self):
         self.runtime_error(*SMALL, "--layer", "7", message="--layer 7")
 
@@ -211,11 +216,12 @@ class ModelTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             page, data = pathlib.Path(folder) / "f.html", pathlib.Path(folder) / "f.json"
             result = swell("fidelity", "--tokens", "2048", "--tasks", "needles,text", "--questions", "2",
-                           "--audit", "1", "--retrieve-share", "0.5", "--json", str(data), "--report", str(page))
+                           "--audit", "1", "--variant", "swell,retrieve_share=0.5", "--json", str(data),
+                           "--report", str(page))
             self.assertEqual(result.returncode, 0, result.stderr)
             self.check_page(page, figures=3 + 1 + 2 * 3)
             report = json.loads(data.read_text())
-        self.assertEqual(report["configs"], ["exact", "retroinfer", "swell", "swell 50 %"])
+        self.assertEqual(report["configs"], ["exact", "retroinfer", "swell", "swell,retrieve_share=0.5"])
         self.assertEqual([(row["task"], row["config"]) for row in report["results"]],
                          [(task, config) for task in ("needles", "text") for config in report["configs"]])
         for row in report["results"]:

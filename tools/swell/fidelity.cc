@@ -12,6 +12,7 @@
 #include "tools/swell/command.h"
 #include "tools/swell/runtime.h"
 #include "tools/swell/terminal.h"
+#include "tools/swell/variant.h"
 #include "tools/tasks/tasks.h"
 
 namespace swell::cli {
@@ -27,7 +28,7 @@ struct Options {
   std::vector<std::string> tasks = {"needles", "lines", "recall"};
   std::vector<std::string> texts = {"tools/assets/prideprejudice.txt"};
   std::vector<std::string> configs = {"exact", "retroinfer", "swell"};
-  std::vector<float> retrieve_shares;
+  std::vector<std::string> variants;
   std::string json;
   std::string report;
 };
@@ -46,11 +47,10 @@ Result<std::vector<Config>> MakeConfigs(const Options& options) {
     if (!preset.ok()) return preset.status();
     configs.push_back({name, exact ? AttendMode::kExact : AttendMode::kRetrieve, preset.value()});
   }
-  for (float share : options.retrieve_shares) {
-    Result<SequenceOptions> preset = SequencePreset("swell");
-    if (!preset.ok()) return preset.status();
-    preset.value().retrieval.retrieve_share = share;
-    configs.push_back({"swell " + report::FormatPercent(share), AttendMode::kRetrieve, preset.value()});
+  for (const std::string& variant : options.variants) {
+    Result<SequenceOptions> parsed = ParseVariant(variant);
+    if (!parsed.ok()) return parsed.status();
+    configs.push_back({variant, AttendMode::kRetrieve, parsed.value()});
   }
   return configs;
 }
@@ -227,10 +227,9 @@ Command AddFidelity(CLI::App& program) {
       ->delimiter(',')
       ->check(CLI::IsMember({"exact", "retroinfer", "swell"}))
       ->capture_default_str();
-  app->add_option("--retrieve-share", options->retrieve_shares,
-                  "More configurations: swell, reading this share of the tokens, each above 0 and up to 1")
-      ->delimiter(',')
-      ->check(CLI::Range(1e-6, 1.0));
+  app->add_option("--variant", options->variants,
+                  "One more configuration, PRESET,KEY=VALUE,... as in swell,floor_tokens=0; may be repeated. Keys: " +
+                      VariantKeys());
   app->add_option("--seeds", options->seeds, "Contexts per task")->check(CLI::Range(1, 1000))->capture_default_str();
   app->add_option("--first-seed", options->first_seed, "Seed of the first context")
       ->check(CLI::Range(0, 1 << 30))

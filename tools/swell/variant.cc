@@ -1,0 +1,77 @@
+#include "tools/swell/variant.h"
+
+#include <functional>
+#include <map>
+#include <sstream>
+
+namespace swell::cli {
+namespace {
+
+// Reads all of `text` into `value`.
+template <typename T>
+bool Read(const std::string& text, T& value) {
+  std::istringstream stream(text);
+  return static_cast<bool>(stream >> value) && stream.eof();
+}
+
+bool ReadRanking(const std::string& text, Ranking& ranking) {
+  ranking = text == "mass" ? Ranking::kMass : Ranking::kOptimistic;
+  return text == "mass" || text == "optimistic";
+}
+
+bool ReadUnit(const std::string& text, BudgetUnit& unit) {
+  unit = text == "clusters" ? BudgetUnit::kClusters : BudgetUnit::kTokens;
+  return text == "clusters" || text == "tokens";
+}
+
+using Setter = std::function<bool(SequenceOptions&, const std::string&)>;
+
+const std::map<std::string, Setter>& Setters() {
+  static const std::map<std::string, Setter> setters = {
+      {"cluster_tokens", [](auto& o, const auto& t) { return Read(t, o.index.cluster_tokens); }},
+      {"iterations", [](auto& o, const auto& t) { return Read(t, o.index.iterations); }},
+      {"unit", [](auto& o, const auto& t) { return ReadUnit(t, o.retrieval.unit); }},
+      {"retrieve_share", [](auto& o, const auto& t) { return Read(t, o.retrieval.retrieve_share); }},
+      {"retrieve_tokens", [](auto& o, const auto& t) { return Read(t, o.retrieval.retrieve_tokens); }},
+      {"max_retrieve_tokens", [](auto& o, const auto& t) { return Read(t, o.retrieval.max_retrieve_tokens); }},
+      {"estimate_share", [](auto& o, const auto& t) { return Read(t, o.retrieval.estimate_share); }},
+      {"ranking", [](auto& o, const auto& t) { return ReadRanking(t, o.retrieval.ranking); }},
+      {"kappa", [](auto& o, const auto& t) { return Read(t, o.retrieval.kappa); }},
+      {"correct", [](auto& o, const auto& t) { return Read(t, o.retrieval.correct); }},
+      {"floor_tokens", [](auto& o, const auto& t) { return Read(t, o.retrieval.floor_tokens); }},
+      {"sink_tokens", [](auto& o, const auto& t) { return Read(t, o.sink_tokens); }},
+      {"window_tokens", [](auto& o, const auto& t) { return Read(t, o.window_tokens); }},
+      {"seal_tokens", [](auto& o, const auto& t) { return Read(t, o.seal_tokens); }},
+      {"segment_tokens", [](auto& o, const auto& t) { return Read(t, o.segment_tokens); }},
+  };
+  return setters;
+}
+
+}  // namespace
+
+std::string VariantKeys() {
+  std::string keys;
+  for (const auto& [key, setter] : Setters()) keys += (keys.empty() ? "" : ", ") + key;
+  return keys;
+}
+
+Result<SequenceOptions> ParseVariant(const std::string& text) {
+  std::istringstream parts(text);
+  std::string part;
+  std::getline(parts, part, ',');
+  Result<SequenceOptions> options = SequencePreset(part);
+  if (!options.ok()) return options.status();
+  while (std::getline(parts, part, ',')) {
+    const size_t equals = part.find('=');
+    const auto setter = Setters().find(part.substr(0, equals));
+    if (equals == std::string::npos || setter == Setters().end()) {
+      return InvalidArgument("variant: '" + part + "' is not KEY=VALUE with one of the keys " + VariantKeys());
+    }
+    if (!setter->second(options.value(), part.substr(equals + 1))) {
+      return InvalidArgument("variant: '" + part + "' has no value of the right kind");
+    }
+  }
+  return options;
+}
+
+}  // namespace swell::cli
