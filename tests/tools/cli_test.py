@@ -15,6 +15,7 @@ import unittest
 import xml.etree.ElementTree
 
 SWELL = sys.argv[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMANDS = ("run", "fidelity", "inspect")
 SMALL = ("inspect", "--synthetic", "--tokens", "3000", "--layers", "1")
 
@@ -56,6 +57,21 @@ class HelpTest(unittest.TestCase):
         result = swell("--version")
         self.assertEqual(result.returncode, 0)
         self.assertRegex(result.stdout, r"^swell \d+\.\d+\.\d+\n$")
+
+
+class DocsTest(unittest.TestCase):
+    def test_documented_commands_have_the_options_that_they_name(self):
+        commands = []
+        for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+            for line in page.read_text().splitlines():
+                words = line.split("#")[0].replace("tools/demo", "swell run").strip("` ").split()
+                if words and pathlib.PurePath(words[0]).name == "swell" and words[1:2] and words[1] in COMMANDS:
+                    commands.append(words)
+        self.assertGreaterEqual({words[1] for words in commands}, set(COMMANDS))
+        for words in commands:
+            known = swell(words[1], "--help").stdout
+            for option in (word for word in words if word.startswith("--")):
+                self.assertRegex(known, r"(?m)[ ,]" + option + r"[ ,]", " ".join(words))
 
 
 class ErrorTest(unittest.TestCase):
