@@ -11,7 +11,7 @@ BUILD_PACKAGES=(g++ cmake ninja-build pkg-config libfaiss-dev libtbb-dev libabsl
 TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev python3-numpy ccache git)
 # Programs that may come from elsewhere: program:package.
 BUILD_PROGRAMS=(python3:python3)
-TEST_PROGRAMS=(python3:python3 cargo:cargo go:golang-go)
+TEST_PROGRAMS=(python3:python3 cargo:cargo go:golang-go clang-format:clang-format)
 
 fail() {
   echo "$(basename "$0"): $*" >&2
