@@ -37,7 +37,7 @@ struct EngineOptions {
   ModelShape shape;
   int32_t threads = 0;             // of the arena; 0: all that this process may use
   uint64_t host_budget_bytes = 0;  // for keys, values and indexes; 0: no limit
-  bool deterministic = false;      // results independent of threads and timing: sealing completes before it is visible
+  bool deterministic = false;  // results independent of threads and timing: put and truncate seal before they return
   // Called for warnings (a background build that failed, ...), from any thread; may be empty. Must not call the engine.
   std::function<void(const std::string&)> log;
 };
@@ -158,7 +158,7 @@ struct SegmentInfo {
   int64_t clusters = 0;      // of all KV heads
   uint64_t row_bytes = 0;    // keys and values
   uint64_t index_bytes = 0;  // order and meta index
-  int64_t owners = 0;        // sequences (and snapshots) that hold it
+  int64_t owners = 0;        // lists of segments that hold it; forks share one until they seal or are cut
 };
 
 struct LayerInfo {
@@ -198,7 +198,7 @@ class Engine {
   // O(layers): segments, sinks and tail are shared until one side writes.
   virtual Result<SequenceId> Fork(SequenceId sequence) = 0;
   // Keeps the first `tokens` tokens of every layer that has more; the cut segment is re-opened (its tokens are exact
-  // again).
+  // again), which takes memory before it gives any back: kResourceExhausted is possible.
   virtual Status Truncate(SequenceId sequence, int64_t tokens) = 0;
   // Memory returns when the last owner of a block has gone.
   virtual Status Release(SequenceId sequence) = 0;
@@ -212,7 +212,7 @@ class Engine {
   virtual Status Search(int32_t layer, std::span<const SearchItem> items, std::span<Status> statuses) = 0;
   virtual Status Fetch(int32_t layer, std::span<const FetchItem> items, std::span<Status> statuses) = 0;
 
-  // Waits until nothing of `sequence` is being sealed or compacted.
+  // Seals and compacts what is due, and waits for what is under way.
   virtual Status WaitSealed(SequenceId sequence) = 0;
 
   virtual Result<LayerInfo> Inspect(SequenceId sequence, int32_t layer) const = 0;

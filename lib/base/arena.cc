@@ -36,7 +36,8 @@ class Order {
 // Threads that work through a queue of jobs.
 class BackgroundQueue {
  public:
-  explicit BackgroundQueue(int threads) {
+  // Delegates, so that the destructor joins what was started when a later thread cannot be.
+  explicit BackgroundQueue(int threads) : BackgroundQueue() {
     for (int i = 0; i < threads; ++i) workers_.emplace_back([this] { Work(); });
   }
   ~BackgroundQueue() {
@@ -56,6 +57,8 @@ class BackgroundQueue {
   }
 
  private:
+  BackgroundQueue() = default;
+
   void Work() {
     for (;;) {
       std::function<void()> job;

@@ -18,6 +18,8 @@ namespace {
 
 // Head steps of a retrieving call are planned this many at a time, which bounds the memory for scores.
 constexpr int64_t kStepsPerWave = 64;
+// Exact tasks run together until their states take this much: 64 MiB.
+constexpr int64_t kStateFloatsPerWave = int64_t{1} << 24;
 
 // A valid item with what the call found of its sequence.
 struct Job {
@@ -118,8 +120,7 @@ std::vector<ExactUnit> MakeExactUnits(const Context& context, std::span<const st
   return units;
 }
 
-void AttendExact(Context& context, std::span<const std::unique_ptr<Job>> jobs) {
-  auto units = MakeExactUnits(context, jobs);
+void ExactWave(Context& context, std::span<ExactUnit> units) {
   std::vector<HeadTask*> tasks;
   for (ExactUnit& unit : units) tasks.push_back(&unit.task);
   RunTasks(context, tasks);
@@ -133,6 +134,20 @@ void AttendExact(Context& context, std::span<const std::unique_ptr<Job>> jobs) {
                         {visible, visible, visible * context.token_bytes(), 0.0F, 0.0F}, nullptr, nullptr);
     }
   });
+}
+
+void AttendExact(Context& context, std::span<const std::unique_ptr<Job>> jobs) {
+  std::vector<ExactUnit> units = MakeExactUnits(context, jobs);
+  const std::span<ExactUnit> all(units);
+  for (size_t first = 0; first < all.size();) {
+    size_t count = 0;
+    for (int64_t floats = 0; first + count < all.size() && floats < kStateFloatsPerWave; ++count) {
+      floats += units[first + count].task.StateFloats(context.head_shape());
+    }
+    ExactWave(context, all.subspan(first, count));
+    for (ExactUnit& unit : all.subspan(first, count)) unit.task = {};
+    first += count;
+  }
 }
 
 // --- retrieve: every query position of every KV head on its own -----------------------------------------------------
@@ -164,7 +179,9 @@ void RetrieveWave(Context& context, int32_t layer, std::span<const RetrieveUnit>
     step.position = job->first_position() + query;
     step.queries = job->queries + (query * context.query_heads() + int64_t{head} * shape.group) * shape.head_dim;
   }
-  PlanHeadSteps(context, steps);
+  std::vector<HeadStep*> planned;
+  for (HeadStep& step : steps) planned.push_back(&step);
+  PlanHeadSteps(context, planned);
   std::vector<HeadTask> tasks(units.size());
   std::vector<HeadTask*> pointers;
   for (size_t i = 0; i < units.size(); ++i) {

@@ -5,10 +5,9 @@
 #include <utility>
 
 namespace swell {
-namespace {
 
-// Copies row `from_row` of a run to row `to_row` of a head.
-void CopyRow(const KvRun& from, int64_t from_row, size_t row_bytes, KvBlock& to, int32_t head, int64_t to_row) {
+void CopyRow(const HeadShape& shape, const KvRun& from, int64_t from_row, KvBlock& to, int32_t head, int64_t to_row) {
+  const size_t row_bytes = static_cast<size_t>(shape.head_dim) * DTypeSize(shape.storage);
   const auto offset = static_cast<size_t>(from_row) * row_bytes;
   std::memcpy(to.keys(head, to_row), static_cast<const std::byte*>(from.keys) + offset, row_bytes);
   std::memcpy(to.values(head, to_row), static_cast<const std::byte*>(from.values) + offset, row_bytes);
@@ -17,20 +16,16 @@ void CopyRow(const KvRun& from, int64_t from_row, size_t row_bytes, KvBlock& to,
   *to.value_scales(head, to_row) = from.value_scales[from_row];
 }
 
-}  // namespace
-
-void CopyTokenRows(const Layer& layer, int32_t head, int64_t begin, int64_t end, const HeadShape& shape, KvBlock& to,
-                   int32_t to_head, int64_t to_row) {
+void SegmentBuild::Gather(int32_t head, KvBlock& to) const {
   std::vector<KvRun> runs;
-  for (const auto& segment : *layer.segments) {
-    if (segment->first_token < end && segment->end() > begin) runs.push_back(segment->Run(head));
+  for (const auto& segment : *layer_.segments) {
+    if (segment->first_token < end_ && segment->end() > begin_) runs.push_back(segment->Run(head));
   }
-  AppendUnsealedRuns(layer, head, begin, end, &runs);
-  const size_t row_bytes = static_cast<size_t>(shape.head_dim) * DTypeSize(shape.storage);
+  AppendUnsealedRuns(layer_, head, begin_, end_, &runs);
   for (const KvRun& run : runs) {
     for (int64_t row = 0; row < run.tokens; ++row) {
       const int64_t token = run.first_token + (run.offsets != nullptr ? run.offsets[row] : row);
-      if (token >= begin && token < end) CopyRow(run, row, row_bytes, to, to_head, to_row + token - begin);
+      if (token >= begin_ && token < end_) CopyRow(context_.head_shape(), run, row, to, 0, token - begin_);
     }
   }
 }
@@ -62,14 +57,13 @@ Status SegmentBuild::BuildHead(int32_t head) {
   // Scratch in token order; short-lived, so it is not charged.
   auto scratch = KvBlock::Allocate(std::make_shared<ByteBudget>(0), 1, shape, tokens);
   if (!scratch.ok()) return scratch.status();
-  CopyTokenRows(layer_, head, begin_, end_, shape, **scratch, 0, 0);
+  Gather(head, **scratch);
   const KvRun run = (*scratch)->Run(0, 0, tokens);
   auto index = builder_.Build(shape, {&run, 1});
   if (!index.ok()) return index.status();
   const auto order = (*index)->order();
-  const size_t row_bytes = static_cast<size_t>(shape.head_dim) * DTypeSize(shape.storage);
   for (int64_t row = 0; row < tokens; ++row) {
-    CopyRow(run, order.empty() ? row : order[row], row_bytes, *rows_, head, row);
+    CopyRow(shape, run, order.empty() ? row : order[row], *rows_, head, row);
   }
   segment_->heads[head] = std::move(index).value();
   return OkStatus();

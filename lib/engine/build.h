@@ -24,6 +24,9 @@ class SegmentBuild {
   std::shared_ptr<const Segment> Finish();
 
  private:
+  // Copies the rows of a head, in token order, into head 0 of `to`.
+  void Gather(int32_t head, KvBlock& to) const;
+
   const Context& context_;
   const IndexBuilder& builder_;
   const Layer& layer_;
@@ -33,9 +36,8 @@ class SegmentBuild {
   std::shared_ptr<Segment> segment_;
 };
 
-// Copies rows of tokens [begin, end) of one head, in token order, into `to` from row `to_row` on, sealed or not.
-void CopyTokenRows(const Layer& layer, int32_t head, int64_t begin, int64_t end, const HeadShape& shape, KvBlock& to,
-                   int32_t to_head, int64_t to_row);
+// Copies row `from_row` of a run, K and V and their scales, to row `to_row` of a head.
+void CopyRow(const HeadShape& shape, const KvRun& from, int64_t from_row, KvBlock& to, int32_t head, int64_t to_row);
 
 }  // namespace swell
 

@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
-#include <new>
 #include <optional>
 #include <utility>
 
 #include "lib/engine/attend.h"
 #include "lib/engine/context.h"
 #include "lib/engine/fetch.h"
+#include "lib/engine/guard.h"
 #include "lib/engine/put.h"
 #include "lib/engine/sealer.h"
 #include "lib/engine/search.h"
@@ -18,18 +17,6 @@
 
 namespace swell {
 namespace {
-
-// Runs `call`, which returns a Status or a Result, and turns what it throws into a status.
-template <typename Call>
-auto Guard(Call call) -> decltype(call()) {
-  try {
-    return call();
-  } catch (const std::bad_alloc&) {
-    return Status(StatusCode::kResourceExhausted, "out of memory", StatusDetail::kNoMemory);
-  } catch (const std::exception& error) {
-    return Status(StatusCode::kInternal, std::string("unexpected: ") + error.what());
-  }
-}
 
 SegmentInfo Describe(const std::shared_ptr<const Segment>& segment) {
   SegmentInfo info;
@@ -96,9 +83,9 @@ class EngineImpl final : public Engine {
 
   Status Release(SequenceId id) override {
     return Guard([&]() -> Status {
+      std::vector<Layer> freed(static_cast<size_t>(shape().layers));  // outlives the lock
       const auto sequence = context_.sequences.Remove(id);
       if (sequence == nullptr) return StaleHandle();
-      std::vector<Layer> freed(sequence->layers.size());  // outlives the lock
       std::lock_guard lock(sequence->mutex);
       sequence->released = true;
       freed.swap(sequence->layers);
@@ -179,20 +166,19 @@ class EngineImpl final : public Engine {
   template <typename Item>
   Status Batch(int32_t layer, std::span<const Item> items, std::span<Status> statuses,
                void (*operation)(Context&, int32_t, std::span<const Item>, std::span<Status>)) {
-    const Status status = Guard([&]() -> Status {
-      SWELL_RETURN_IF_ERROR(ValidateLayer(layer, shape()));
+    return Guard([&]() -> Status {
       if (statuses.size() != items.size()) {
         return InvalidArgument("statuses must be as many as items", StatusDetail::kBadSize);
       }
-      operation(context_, layer, items, statuses);
+      const Status status = Guard([&]() -> Status {
+        SWELL_RETURN_IF_ERROR(ValidateLayer(layer, shape()));
+        operation(context_, layer, items, statuses);
+        return OkStatus();
+      });
+      if (!status.ok()) std::fill(statuses.begin(), statuses.end(), status);
+      for (const Status& entry : statuses) SWELL_RETURN_IF_ERROR(entry);
       return OkStatus();
     });
-    if (!status.ok()) {
-      for (Status& entry : statuses) entry = status;
-      return status;
-    }
-    for (const Status& entry : statuses) SWELL_RETURN_IF_ERROR(entry);
-    return OkStatus();
   }
 
   Context context_;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lib/base/convert.h"
+#include "lib/engine/guard.h"
 #include "lib/engine/validate.h"
 
 namespace swell {
@@ -97,7 +98,9 @@ Status FetchItemTokens(Context& context, int32_t layer, const FetchItem& item) {
 }  // namespace
 
 void FetchTokens(Context& context, int32_t layer, std::span<const FetchItem> items, std::span<Status> statuses) {
-  for (size_t i = 0; i < items.size(); ++i) statuses[i] = FetchItemTokens(context, layer, items[i]);
+  for (size_t i = 0; i < items.size(); ++i) {
+    statuses[i] = Guard([&] { return FetchItemTokens(context, layer, items[i]); });
+  }
 }
 
 }  // namespace swell

@@ -38,6 +38,10 @@ struct HeadTask {
   attention::ErrorState Errors(int64_t piece) const;
 
   void Allocate(const HeadShape& shape);  // throws std::bad_alloc
+  // What Allocate takes for the states of all pieces.
+  int64_t StateFloats(const HeadShape& shape) const {
+    return static_cast<int64_t>(pieces.size()) * n_queries * shape.group * (shape.head_dim + 2);
+  }
 
  private:
   int64_t rows_ = 0;

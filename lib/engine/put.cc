@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "lib/base/convert.h"
+#include "lib/engine/guard.h"
 #include "lib/engine/sealer.h"
 #include "lib/engine/validate.h"
 
@@ -31,8 +32,15 @@ struct Pending {
   std::atomic<bool> refused{false};
 
   explicit Pending(int64_t index, std::shared_ptr<Sequence> owner) : item(index), sequence(std::move(owner)) {}
+  ~Pending() { DropClaims(); }
+  // Gives back what was claimed and not published.
   void DropClaims() {
     for (const Target& target : targets) target.block->DropClaim(target.row, target.tokens);
+    targets.clear();
+  }
+  void Publish(Layer& layer) {
+    std::swap(layer, next);
+    targets.clear();
   }
 };
 
@@ -60,7 +68,6 @@ Status Prepare(const Context& context, int64_t tokens, Pending& pending) {
   const int64_t end = next.length + tokens;
   const int64_t begin = next.length;
   auto tail = std::make_shared<BlockList>(*next.tail);
-  pending.targets.reserve(static_cast<size_t>(tokens / kTailBlockTokens + 3));
   for (int64_t token = begin; token < end;) {
     std::shared_ptr<KvBlock>* block = nullptr;
     int64_t row = token;
@@ -76,8 +83,12 @@ Status Prepare(const Context& context, int64_t tokens, Pending& pending) {
     }
     if (*block == nullptr) SWELL_RETURN_IF_ERROR(AddBlock(context, capacity, block));
     const int64_t count = std::min(end - token, capacity - row);
-    SWELL_RETURN_IF_ERROR(ClaimRows(context, block, row, count));
-    pending.targets.push_back({*block, row, count, token - begin});
+    Target& target = pending.targets.emplace_back();  // before the claim, which must not be forgotten
+    if (Status status = ClaimRows(context, block, row, count); !status.ok()) {
+      pending.targets.pop_back();
+      return status;
+    }
+    target = {*block, row, count, token - begin};
     token += count;
   }
   next.tail = std::move(tail);
@@ -95,7 +106,7 @@ bool StoreRow(const RowsView& rows, int64_t token, int32_t head, const ModelShap
   if (rows.dtype == DType::kInt8) {
     std::memcpy(to, from, static_cast<size_t>(head_dim));
     *scale = rows.scales[token * shape.kv_heads + head];
-    return std::isfinite(*scale);
+    return std::isfinite(*scale * 128.0F);  // every element must decode to a finite number
   }
   if (rows.dtype == shape.storage) {
     std::memcpy(to, from, static_cast<size_t>(head_dim * bytes));
@@ -164,9 +175,7 @@ Status Begin(const Context& context, int32_t layer, const PutItem& item, Pending
                   StatusDetail::kOutOfOrder);
   }
   pending.next = now;
-  Status status = Prepare(context, item.tokens, pending);
-  if (!status.ok()) pending.DropClaims();
-  return status;
+  return Prepare(context, item.tokens, pending);
 }
 
 // Publishes the item or takes it back, and unlocks. True when what it completed is to be sealed before the put returns:
@@ -179,7 +188,7 @@ bool Finish(Context& context, int32_t layer, const PutItem& item, Pending& pendi
                              StatusDetail::kNonFinite);
     return false;
   }
-  std::swap(pending.sequence->layers[layer], pending.next);
+  pending.Publish(pending.sequence->layers[layer]);
   context.counters.tokens_put.fetch_add(item.tokens, std::memory_order_relaxed);
   if (context.options.deterministic || item.tokens > kAppendTokens) return true;
   SealLater(context, pending.sequence, layer, lock);
@@ -212,8 +221,9 @@ void PutTokens(Context& context, int32_t layer, std::span<const PutItem> items, 
   std::vector<std::pair<Pending*, const Target*>> work;
   for (auto& entry : pending) {
     Status& status = statuses[entry->item];
-    status = Begin(context, layer, items[entry->item], *entry);
+    status = Guard([&] { return Begin(context, layer, items[entry->item], *entry); });
     if (!status.ok()) {
+      entry->DropClaims();
       entry->lock.unlock();
       continue;
     }

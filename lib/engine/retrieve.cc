@@ -6,12 +6,6 @@
 namespace swell {
 namespace {
 
-struct Budget {
-  int64_t retrieve = 0;  // tokens or clusters
-  int64_t estimate = 0;  // clusters
-  bool everything = false;
-};
-
 float RetrieveShare(const HeadStep& step) {
   float share = step.retrieval->retrieve_share;
   for (const BudgetOverride& entry : step.retrieval->overrides) {
@@ -35,6 +29,7 @@ Budget PlanBudget(const HeadStep& step, int64_t steady_tokens, int64_t clustered
   if (options.max_retrieve_tokens > 0) tokens = std::min(tokens, options.max_retrieve_tokens);
   Budget budget;
   budget.everything = std::max(tokens, floor_tokens) >= clustered_tokens;
+  if (budget.everything) return budget;
   budget.estimate = std::llround(static_cast<double>(options.estimate_share) * static_cast<double>(clusters));
   if (options.unit == BudgetUnit::kTokens) {
     budget.retrieve = std::max(tokens, floor_tokens);
@@ -106,9 +101,6 @@ void AppendRetrieved(const HeadShape& shape, HeadStep& step) {
 }
 
 void Select(const HeadShape& shape, HeadStep& step) {
-  const int64_t clustered_tokens = CountTokens(step.estimated);
-  const int64_t steady_tokens = step.position + 1 - clustered_tokens;
-  const Budget budget = PlanBudget(step, steady_tokens, clustered_tokens, step.clusters);
   std::vector<uint32_t> sizes(static_cast<size_t>(step.clusters));
   for (const ClusteredSegment& segment : step.estimated) {
     for (int64_t j = 0; j < segment.view.clusters; ++j) {
@@ -119,9 +111,9 @@ void Select(const HeadShape& shape, HeadStep& step) {
   std::vector<uint32_t> scratch(static_cast<size_t>(step.clusters));
   attention::RankClusters(shape.group, step.clusters, step.Scores(0), sizes.data(), step.retrieval->ranking,
                           step.retrieval->kappa, importance.data(), step.log_mass.data());
-  step.tokens_read =
-      steady_tokens + attention::SelectClusters(step.clusters, importance.data(), sizes.data(), step.retrieval->unit,
-                                                budget.retrieve, budget.estimate, step.zones.data(), scratch.data());
+  step.tokens_read +=
+      attention::SelectClusters(step.clusters, importance.data(), sizes.data(), step.retrieval->unit,
+                                step.budget.retrieve, step.budget.estimate, step.zones.data(), scratch.data());
   AppendRetrieved(shape, step);
 }
 
@@ -132,19 +124,21 @@ void PlanExact(const HeadShape& shape, HeadStep& step) {
   ReadEverything(step);
 }
 
-void PlanHeadSteps(Context& context, std::span<HeadStep> steps) {
+void PlanHeadSteps(Context& context, std::span<HeadStep* const> steps) {
   const HeadShape shape = context.head_shape();
   std::vector<std::pair<HeadStep*, int64_t>> scoring;  // first segment of each task
   std::vector<HeadStep*> selecting;
-  for (HeadStep& step : steps) {
-    SortSegments(shape, step);
-    const int64_t tokens = CountTokens(step.estimated);
-    if (step.clusters == 0 || PlanBudget(step, step.position + 1 - tokens, tokens, step.clusters).everything) {
-      ReadEverything(step);
+  for (HeadStep* step : steps) {
+    SortSegments(shape, *step);
+    const int64_t clustered_tokens = CountTokens(step->estimated);
+    step->tokens_read = step->position + 1 - clustered_tokens;  // the steady zone; what is retrieved comes on top
+    step->budget = PlanBudget(*step, step->tokens_read, clustered_tokens, step->clusters);
+    if (step->budget.everything) {
+      ReadEverything(*step);
       continue;
     }
-    selecting.push_back(&step);
-    for (size_t s = 0; s < step.estimated.size(); s += kSegmentsPerTask) scoring.emplace_back(&step, s);
+    selecting.push_back(step);
+    for (size_t s = 0; s < step->estimated.size(); s += kSegmentsPerTask) scoring.emplace_back(step, s);
   }
   context.arena.ParallelFor(static_cast<int64_t>(scoring.size()), [&](int64_t i) {
     auto [step, first] = scoring[i];

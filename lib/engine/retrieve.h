@@ -23,6 +23,13 @@ struct ClusteredSegment {
   int64_t first_cluster = 0;
 };
 
+// How much of the clusters is read and estimated.
+struct Budget {
+  int64_t retrieve = 0;  // tokens or clusters
+  int64_t estimate = 0;  // clusters
+  bool everything = false;
+};
+
 // One query position of one KV head.
 struct HeadStep {
   // Given.
@@ -42,6 +49,7 @@ struct HeadStep {
   std::vector<attention::Zone> zones;       // [clusters]
   std::vector<float> log_mass;              // [group]
   int64_t clusters = 0;
+  Budget budget;
   int64_t tokens_read = 0;
   int64_t clusters_estimated = 0;
 
@@ -51,7 +59,7 @@ struct HeadStep {
 };
 
 // Fills what is to be found in every step. Throws std::bad_alloc.
-void PlanHeadSteps(Context& context, std::span<HeadStep> steps);
+void PlanHeadSteps(Context& context, std::span<HeadStep* const> steps);
 
 // Everything visible is read: for AttendMode::kExact.
 void PlanExact(const HeadShape& shape, HeadStep& step);

@@ -5,24 +5,31 @@
 #include <utility>
 
 #include "lib/engine/build.h"
+#include "lib/engine/guard.h"
 
 namespace swell {
 namespace {
 
-// Builds `ranges` of `layer`; `parallel_for(count, body)` says with which threads. Stops at the first failure.
+// Builds a first part of `ranges` of `layer`, at most `most`; `parallel_for(count, body)` says with which threads. What
+// memory or the budget does not allow is left out; when that is everything, the status says why.
 template <typename ParallelFor>
 Result<std::vector<std::shared_ptr<const Segment>>> BuildSegments(const Context& context, const Sequence& sequence,
                                                                   const Layer& layer,
-                                                                  const std::vector<SealRange>& ranges,
+                                                                  const std::vector<SealRange>& ranges, size_t most,
                                                                   ParallelFor parallel_for) {
   const int64_t kv_heads = context.shape().kv_heads;
   std::vector<SegmentBuild> builds;
-  builds.reserve(ranges.size());
-  for (const SealRange& range : ranges) {
-    builds.emplace_back(context, *sequence.config->builder, layer, range.begin, range.end);
-    SWELL_RETURN_IF_ERROR(builds.back().Start());
+  builds.reserve(std::min(most, ranges.size()));
+  while (builds.size() < std::min(most, ranges.size())) {
+    const SealRange& range = ranges[builds.size()];
+    SegmentBuild build(context, *sequence.config->builder, layer, range.begin, range.end);
+    if (Status status = build.Start(); !status.ok()) {
+      if (builds.empty()) return status;
+      break;
+    }
+    builds.push_back(std::move(build));
   }
-  std::vector<Status> statuses(ranges.size() * static_cast<size_t>(kv_heads));
+  std::vector<Status> statuses(builds.size() * static_cast<size_t>(kv_heads));
   parallel_for(static_cast<int64_t>(statuses.size()),
                [&](int64_t i) { statuses[i] = builds[i / kv_heads].BuildHead(static_cast<int32_t>(i % kv_heads)); });
   for (const Status& status : statuses) SWELL_RETURN_IF_ERROR(status);
@@ -54,36 +61,64 @@ void Publish(Context& context, Layer& layer, std::vector<std::shared_ptr<const S
   context.counters.segments_compacted.fetch_add(compacted, std::memory_order_relaxed);
 }
 
+// Who builds: all threads while a caller waits, or one in the background.
+struct ForegroundRound {
+  Context& context;
+  size_t most() const { return static_cast<size_t>(std::max(8, 2 * context.arena.threads())); }
+  bool IsDone(const Sequence&) const { return false; }
+  template <typename Body>
+  void operator()(int64_t count, const Body& body) const {
+    context.arena.ParallelFor(count, body);
+  }
+};
+struct BackgroundRound {
+  size_t most() const { return 1; }
+  // Leaves the rest to a caller that waits to build it with all threads.
+  bool IsDone(const Sequence& sequence) const { return sequence.waiting > 0; }
+  template <typename Body>
+  void operator()(int64_t count, const Body& body) const {
+    for (int64_t i = 0; i < count; ++i) body(i);
+  }
+};
+
+// One round: plans, builds unlocked, publishes. Says whether there may be more; an error when nothing could be built.
+template <typename Round>
+Result<bool> BuildRound(Context& context, Sequence& sequence, int32_t index, std::unique_lock<std::mutex>& lock,
+                        const Round& round) {
+  const Layer source = sequence.layers[index];
+  const auto ranges = PlanSeals(source, sequence.config->options);
+  if (ranges.empty()) return false;
+  lock.unlock();
+  auto built = Guard([&] { return BuildSegments(context, sequence, source, ranges, round.most(), round); });
+  lock.lock();
+  // Truncation and release replace the layers, so the layer is looked up anew.
+  if (sequence.released || sequence.layers[index].epoch != source.epoch) return true;
+  if (!built.ok()) return built.status();
+  Publish(context, sequence.layers[index], std::move(built).value());
+  return true;
+}
+
 // Does what is due for a layer whose `building` this caller has set, until nothing is; then clears it. `lock` holds the
-// mutex on entry and on return. `retry_at` keeps a build that failed from being tried again with every token.
-template <typename ParallelFor>
+// mutex on entry and on return. A build that failed is tried again seal_tokens later, not with every token.
+template <typename Round>
 void BuildUntilDone(Context& context, Sequence& sequence, int32_t index, std::unique_lock<std::mutex>& lock,
-                    ParallelFor parallel_for) {
-  // Truncation and release replace the vector, so the layer is looked up anew after every unlocked stretch.
-  while (!sequence.released && !context.closing.load()) {
-    try {
-      const Layer source = sequence.layers[index];
-      const auto ranges = PlanSeals(source, sequence.config->options);
-      if (ranges.empty()) break;
-      lock.unlock();
-      auto built = BuildSegments(context, sequence, source, ranges, parallel_for);
-      lock.lock();
-      Layer& now = sequence.layers[index];
-      if (sequence.released || now.epoch != source.epoch) continue;
-      if (built.ok()) {
-        Publish(context, now, std::move(built).value());
-        continue;
-      }
-      context.Log("swell: sealing failed, the tokens stay exact: " + built.status().message());
-    } catch (const std::exception&) {
-      if (!lock.owns_lock()) lock.lock();
-    }
-    context.counters.builds_failed.fetch_add(1, std::memory_order_relaxed);
+                    const Round& round) {
+  Status failure;
+  while (!sequence.released && !context.closing.load() && !round.IsDone(sequence)) {
+    const Result<bool> more = Guard([&] { return BuildRound(context, sequence, index, lock, round); });
+    if (!more.ok()) failure = more.status();
+    if (!more.ok() || !*more) break;
+  }
+  if (!failure.ok()) {
     sequence.layers[index].retry_at = sequence.layers[index].length + sequence.config->options.seal_tokens;
-    break;
+    context.counters.builds_failed.fetch_add(1, std::memory_order_relaxed);
   }
   sequence.layers[index].building = false;
   sequence.built.notify_all();
+  if (failure.ok()) return;
+  lock.unlock();  // the callback may wait for whom it likes
+  context.Log("swell: sealing failed, the tokens stay exact: " + failure.message());
+  lock.lock();
 }
 
 bool SealsAreDue(const Layer& layer, const SequenceOptions& options) {
@@ -112,11 +147,12 @@ std::vector<SealRange> PlanSeals(const Layer& layer, const SequenceOptions& opti
 
 void SealNow(Context& context, Sequence& sequence, int32_t index) {
   std::unique_lock lock(sequence.mutex);
+  ++sequence.waiting;
   sequence.built.wait(lock, [&] { return !sequence.layers[index].building; });
+  --sequence.waiting;
   if (sequence.released || !SealsAreDue(sequence.layers[index], sequence.config->options)) return;
   sequence.layers[index].building = true;
-  BuildUntilDone(context, sequence, index, lock,
-                 [&](int64_t count, const auto& body) { context.arena.ParallelFor(count, body); });
+  BuildUntilDone(context, sequence, index, lock, ForegroundRound{context});
 }
 
 void SealLater(Context& context, const std::shared_ptr<Sequence>& sequence, int32_t index,
@@ -128,9 +164,7 @@ void SealLater(Context& context, const std::shared_ptr<Sequence>& sequence, int3
   try {
     context.arena.Enqueue([&context, sequence, index] {
       std::unique_lock job_lock(sequence->mutex);
-      BuildUntilDone(context, *sequence, index, job_lock, [](int64_t count, const auto& body) {
-        for (int64_t i = 0; i < count; ++i) body(i);
-      });
+      BuildUntilDone(context, *sequence, index, job_lock, BackgroundRound{});
     });
   } catch (const std::exception&) {
     layer.building = false;

@@ -1,5 +1,6 @@
-// When tokens are sealed and segments compacted. The plan depends on token positions alone, so every sequence of the
-// same length ends up with the same segments, however its tokens arrived.
+// When tokens are sealed and segments compacted. The plan depends on token positions alone, so sequences of the same
+// length that were never truncated end up with the same segments, however their tokens arrived. After a truncation the
+// segments that are left stay as they are until the next plan.
 #ifndef SWELL_LIB_ENGINE_SEALER_H_
 #define SWELL_LIB_ENGINE_SEALER_H_
 

@@ -128,20 +128,16 @@ void SearchSequences(Context& context, int32_t layer, std::span<const SearchItem
     statuses[i] = Begin(context, layer, *job);
     if (statuses[i].ok()) jobs.push_back(std::move(job));
   }
-  // Exact items last, so that the others are one span of steps to plan.
-  std::stable_partition(jobs.begin(), jobs.end(),
-                        [](const auto& job) { return job->item->mode == AttendMode::kRetrieve; });
   std::vector<Unit> units = MakeUnits(context, layer, jobs);
-  std::vector<HeadStep> retrieving;
+  std::vector<HeadStep*> retrieving;
   for (Unit& unit : units) {
     if (unit.job->item->mode == AttendMode::kExact) {
       PlanExact(shape, unit.step);
     } else {
-      retrieving.push_back(std::move(unit.step));
+      retrieving.push_back(&unit.step);
     }
   }
   PlanHeadSteps(context, retrieving);
-  for (size_t i = 0; i < retrieving.size(); ++i) units[i].step = std::move(retrieving[i]);
   context.arena.ParallelFor(static_cast<int64_t>(units.size()), [&](int64_t i) { FindBest(shape, units[i]); });
   for (const Unit& unit : units) WriteBest(shape, unit);
 }

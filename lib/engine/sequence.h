@@ -28,6 +28,7 @@ struct Sequence {
   std::mutex mutex;  // guards what follows
   std::condition_variable built;
   std::vector<Layer> layers;
+  int32_t waiting = 0;    // callers that wait to build with all threads; a background build makes way
   bool released = false;  // its handle is gone; a build that finds this drops its result
 
   // A copy that stays as it is; nothing when the handle is gone.

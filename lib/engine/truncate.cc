@@ -4,10 +4,35 @@
 #include <utility>
 
 #include "lib/engine/build.h"
+#include "lib/engine/sealer.h"
 #include "lib/engine/validate.h"
 
 namespace swell {
 namespace {
+
+// Tokens [begin, end), which lie in one sealed segment of `layer`, as blocks of a tail.
+Result<BlockList> Reopen(const Context& context, const Layer& layer, int64_t begin, int64_t end) {
+  BlockList blocks;
+  for (int64_t token = begin; token < end; token += kTailBlockTokens) {
+    auto block = KvBlock::Allocate(context.budget, context.shape().kv_heads, context.head_shape(), kTailBlockTokens);
+    if (!block.ok()) return block.status();
+    (*block)->TryClaim(0, std::min(kTailBlockTokens, end - token));
+    blocks.push_back(std::move(block).value());
+  }
+  for (const auto& segment : *layer.segments) {
+    if (segment->end() <= begin || segment->first_token >= end) continue;
+    for (int32_t head = 0; head < context.shape().kv_heads; ++head) {
+      const KvRun run = segment->Run(head);
+      for (int64_t row = 0; row < run.tokens; ++row) {
+        const int64_t token = run.first_token + (run.offsets != nullptr ? run.offsets[row] : row);
+        if (token >= end) continue;
+        KvBlock& to = *blocks[static_cast<size_t>((token - begin) / kTailBlockTokens)];
+        CopyRow(context.head_shape(), run, row, to, head, (token - begin) % kTailBlockTokens);
+      }
+    }
+  }
+  return blocks;
+}
 
 // `layer` with the tokens from `length` on cut off. A segment that is cut returns to the tail, in token order.
 Result<Layer> CutLayer(const Context& context, const SequenceOptions& options, const Layer& layer, int64_t length) {
@@ -27,16 +52,9 @@ Result<Layer> CutLayer(const Context& context, const SequenceOptions& options, c
     tail->assign(layer.tail->begin(), layer.tail->begin() + blocks);
   } else {
     cut.tail_origin = sealed_end;
-    for (int64_t begin = sealed_end; begin < length; begin += kTailBlockTokens) {
-      auto block = KvBlock::Allocate(context.budget, context.shape().kv_heads, context.head_shape(), kTailBlockTokens);
-      if (!block.ok()) return block.status();
-      const int64_t end = std::min(length, begin + kTailBlockTokens);
-      (*block)->TryClaim(0, end - begin);
-      for (int32_t head = 0; head < context.shape().kv_heads; ++head) {
-        CopyTokenRows(layer, head, begin, end, context.head_shape(), **block, head, 0);
-      }
-      tail->push_back(std::move(block).value());
-    }
+    auto reopened = Reopen(context, layer, sealed_end, length);
+    if (!reopened.ok()) return reopened.status();
+    *tail = std::move(reopened).value();
   }
   if (length == 0) cut.sinks = nullptr;
   cut.sealed_end = sealed_end;
@@ -63,6 +81,8 @@ Status TruncateSequence(Context& context, Sequence& sequence, int64_t tokens) {
   }
   sequence.layers.swap(cut);
   lock.unlock();  // what was cut is freed outside the lock
+  if (!context.options.deterministic) return OkStatus();
+  for (int32_t layer = 0; layer < context.shape().layers; ++layer) SealNow(context, sequence, layer);
   return OkStatus();
 }
 

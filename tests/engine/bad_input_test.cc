@@ -167,6 +167,25 @@ TEST_F(BadInput, NumbersThatAreNone) {
   }
 }
 
+TEST_F(BadInput, ScalesThatMakeElementsOverflow) {
+  ModelShape shape = kShape;
+  shape.storage = DType::kInt8;
+  auto engine = OpenEngine(shape);
+  const std::vector<int8_t> rows(2 * 32, 100);
+  std::vector<float> scales = {1.0F, 3e38F};
+  PutItem item;
+  item.sequence = *engine->CreateSequence({});
+  item.tokens = 1;
+  item.keys = {rows.data(), DType::kInt8, 0, 0, scales.data()};
+  item.values = item.keys;
+  Status status;
+  EXPECT_FALSE(engine->Put(0, {&item, 1}, {&status, 1}).ok());
+  EXPECT_EQ(status.detail(), StatusDetail::kNonFinite);
+  EXPECT_EQ(*engine->Length(item.sequence, 0), 0);
+  scales[1] = 1.0F;
+  EXPECT_TRUE(engine->Put(0, {&item, 1}, {&status, 1}).ok()) << status.message();
+}
+
 TEST_F(BadInput, Attend) {
   const auto with = [&](auto change) {
     AttendItem item = attend_;

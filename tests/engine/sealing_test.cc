@@ -137,5 +137,16 @@ TEST(Sealing, RefusedMemoryLeavesTokensExact) {
   EXPECT_LT(testing::LargestError(kShape, rows, queries, answer, kTokens), 2e-3);
 }
 
+TEST(Sealing, ALongPutIsSealedPartByPartWithinTheBudget) {
+  std::mt19937_64 random(testing::Seed());
+  const Rows rows = MakeRows(random, kShape, kTokens);
+  const uint64_t row_bytes = uint64_t{2} * 2 * 32 * 2;
+  auto engine = OpenEngine(kShape, true, 2, row_bytes * kTokens * 16 / 10);  // not twice the rows
+  const SequenceId sequence = PutInChunks(*engine, rows, kTokens);
+  EXPECT_GT((*engine->Inspect(sequence, 0)).sealed_tokens, kTokens * 8 / 10);
+  EXPECT_EQ(engine->Stats().builds_failed, 0);
+  EXPECT_LE(engine->Stats().bytes_peak, engine->Stats().budget_bytes);
+}
+
 }  // namespace
 }  // namespace swell
