@@ -116,8 +116,10 @@ TEST_F(Retrieval, TheCertificateTellsShareAndError) {
     const double actual = std::sqrt(error / norm);
     EXPECT_GT(certificate.estimated_share, 0.0F);
     EXPECT_LT(certificate.estimated_share, 1.0F);
-    EXPECT_GT(certificate.predicted_error, actual / 6) << "head " << head;
-    EXPECT_LT(certificate.predicted_error, actual * 6) << "head " << head;
+    // The engine's factor for real keys, whose clusters are no independent draws, as these here are.
+    const double predicted = certificate.predicted_error / 2.7;
+    EXPECT_GT(predicted, actual / 6) << "head " << head;
+    EXPECT_LT(predicted, actual * 6) << "head " << head;
   }
 }
 
