@@ -123,7 +123,7 @@ enum {
 /* Receives warnings (a background build that failed, ...) from any thread. It returns, and does not call the engine. */
 typedef void (*swell_log_function)(void* context, const char* message);
 
-/* Results do not depend on threads or timing: sealing completes before it is visible. */
+/* Results do not depend on threads or timing: put and truncate seal before they return. */
 #define SWELL_ENGINE_DETERMINISTIC 1u
 
 typedef struct swell_engine_options {
@@ -313,7 +313,7 @@ typedef struct swell_segment_info {
   int64_t clusters;     /* of all KV heads */
   uint64_t row_bytes;   /* keys and values */
   uint64_t index_bytes; /* order and meta index */
-  int64_t owners;       /* sequences (and snapshots) that hold it */
+  int64_t owners;       /* lists of segments that hold it; forks share one until they seal or are cut */
 } swell_segment_info;
 
 /* What a layer consists of. segments [capacity] receives the first of info->n_segments; NULL only if capacity is 0. */
