@@ -183,11 +183,11 @@ void RetrieveWave(Context& context, int32_t layer, std::span<const RetrieveUnit>
     step.position = job->first_position() + query;
     step.queries = job->queries + (query * context.query_heads() + int64_t{head} * shape.group) * shape.head_dim;
   }
-  std::vector<HeadStep*> planned;
-  for (HeadStep& step : steps) planned.push_back(&step);
+  std::vector<HeadStep*> planned(steps.size());
+  for (size_t i = 0; i < steps.size(); ++i) planned[i] = &steps[i];
   PlanHeadSteps(context, planned);
   std::vector<HeadTask> tasks(units.size());
-  std::vector<HeadTask*> pointers;
+  std::vector<HeadTask*> pointers(units.size());
   for (size_t i = 0; i < units.size(); ++i) {
     HeadTask& task = tasks[i];
     task.head = units[i].head;
@@ -198,7 +198,7 @@ void RetrieveWave(Context& context, int32_t layer, std::span<const RetrieveUnit>
     AddPieces(shape, steps[i].exact, false, task);
     AddPieces(shape, steps[i].masked, true, task);
     AddEstimates(steps[i], task);
-    pointers.push_back(&task);
+    pointers[i] = &task;
   }
   RunTasks(context, pointers);
   context.arena.ParallelFor(static_cast<int64_t>(units.size()), [&](int64_t i) {
