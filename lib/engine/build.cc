@@ -24,7 +24,7 @@ void SegmentBuild::Gather(int32_t head, KvBlock& to) const {
   AppendUnsealedRuns(layer_, head, begin_, end_, &runs);
   for (const KvRun& run : runs) {
     for (int64_t row = 0; row < run.tokens; ++row) {
-      const int64_t token = run.first_token + (run.offsets != nullptr ? run.offsets[row] : row);
+      const int64_t token = TokenOfRow(run, row);
       if (token >= begin_ && token < end_) CopyRow(context_.head_shape(), run, row, to, 0, token - begin_);
     }
   }

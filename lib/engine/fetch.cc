@@ -54,7 +54,7 @@ class Reader {
     segment_ = &segment;
     run_ = segment.Run(head_);
     rows_.resize(static_cast<size_t>(segment.tokens));
-    for (int64_t row = 0; row < segment.tokens; ++row) rows_[run_.offsets != nullptr ? run_.offsets[row] : row] = row;
+    for (int64_t row = 0; row < segment.tokens; ++row) rows_[TokenOfRow(run_, row) - segment.first_token] = row;
   }
 
   void Write(int64_t place, const KvRun& run, int64_t row) {

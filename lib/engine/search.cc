@@ -73,8 +73,7 @@ void FindBest(const HeadShape& shape, Unit& unit) {
       attention::ScoreRows(shape, unit.step.queries, part, logits.data(), kRowsPerScore);
       for (int32_t g = 0; g < shape.group; ++g) {
         for (int64_t r = 0; r < part.tokens; ++r) {
-          const int64_t token = part.first_token + (part.offsets != nullptr ? part.offsets[r] : r);
-          Offer(unit.heaps[g], unit.job->item->top_k, {logits[g * kRowsPerScore + r], token});
+          Offer(unit.heaps[g], unit.job->item->top_k, {logits[g * kRowsPerScore + r], TokenOfRow(part, r)});
         }
       }
     }

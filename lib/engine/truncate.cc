@@ -24,7 +24,7 @@ Result<BlockList> Reopen(const Context& context, const Layer& layer, int64_t beg
     for (int32_t head = 0; head < context.shape().kv_heads; ++head) {
       const KvRun run = segment->Run(head);
       for (int64_t row = 0; row < run.tokens; ++row) {
-        const int64_t token = run.first_token + (run.offsets != nullptr ? run.offsets[row] : row);
+        const int64_t token = TokenOfRow(run, row);
         if (token >= end) continue;
         KvBlock& to = *blocks[static_cast<size_t>((token - begin) / kTailBlockTokens)];
         CopyRow(context.head_shape(), run, row, to, head, (token - begin) % kTailBlockTokens);
