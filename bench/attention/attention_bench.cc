@@ -209,12 +209,16 @@ struct MetaIndex {
     importance.resize(kClusters);
     log_mass.resize(shape.group);
   }
-  ClusterView view() const {
-    return {kClusters,     center.data(),      centroids.data(), scales.data(), spreads.data(),
+  ClusterRun Run() {
+    view = {kClusters,     center.data(),      centroids.data(), scales.data(), spreads.data(),
             scales.data(), value_means.data(), scales.data(),    scales.data(), first_rows.data()};
+    return {&view, 0, kClusters};
   }
   ClusterScores scores() { return {logits.data(), sigmas.data(), kClusters}; }
-  void Score() { ScoreClusters(shape, queries.data(), view(), scores()); }
+  void Score() {
+    const ClusterRun run = Run();
+    ScoreClusters(shape, queries.data(), {&run, 1}, scores());
+  }
   void Rank() {
     RankClusters(shape.group, kClusters, scores(), sizes.data(), Ranking::kOptimistic, 1, importance.data(),
                  log_mass.data());
@@ -222,6 +226,7 @@ struct MetaIndex {
 
   static constexpr int64_t kClusters = 16384;
   HeadShape shape;
+  ClusterView view;
   std::vector<float> center, scales, queries, logits, sigmas, importance, log_mass;
   std::vector<int8_t> centroids, value_means;
   std::vector<uint8_t> spreads;
@@ -275,8 +280,9 @@ void EstimateStep(benchmark::State& state) {
   for (auto _ : state) {
     State partial(group, static_cast<int32_t>(state.range(0)));
     ResetErrors(index.shape, errors);
-    EstimateClusters(index.shape, index.view(), index.scores(), zones.data(), index.log_mass.data(), true,
-                     partial.view(), errors);
+    const ClusterRun run = index.Run();
+    EstimateClusters(index.shape, {&run, 1}, index.scores(), zones.data(), index.log_mass.data(), true, partial.view(),
+                     errors);
     benchmark::DoNotOptimize(partial.out.data());
   }
   state.SetBytesProcessed(state.iterations() * MetaIndex::kClusters * state.range(0));

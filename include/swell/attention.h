@@ -50,8 +50,10 @@ struct ClusterScores {
   int64_t stride = 0;
 };
 
-// Fills entries 0 .. view.clusters of `scores` (callers offset the pointers for later segments).
-void ScoreClusters(const HeadShape& shape, const float* queries, const ClusterView& view, ClusterScores scores);
+// Fills the first entries of `scores`, one for each cluster of `runs`, in their order (callers offset the pointers for
+// later runs).
+void ScoreClusters(const HeadShape& shape, const float* queries, std::span<const ClusterRun> runs,
+                   ClusterScores scores);
 
 // importance[j] in [0, 1] for `clusters` scored clusters, under `ranking` (types.h says the formulas).
 // log_mass[g] = log sum_j sizes[j] exp(l_gj): what the centroids say of the mass of all clusters; sizes [clusters].
@@ -82,10 +84,10 @@ struct ErrorState {
 // Adds the estimate of every cluster whose zone is kEstimated to `state` (group rows): always to the denominator, and
 // to the output where its share w_j exp(m - log_mass) is above 2^-20. `correct` multiplies by exp(min(sigma^2/2, 1)).
 // errors.cross leaves out clusters whose c_j is below 2^-12 of the average so far: many, and together next to nothing.
-// Zones, scores and view are of the same segment, entry 0 first. `errors` is in the scale of state.max throughout:
-// when state.max rises all four are rescaled.
-void EstimateClusters(const HeadShape& shape, const ClusterView& view, const ClusterScores& scores, const Zone* zones,
-                      const float* log_mass, bool correct, PartialState state, ErrorState errors);
+// Zones and scores have one entry for each cluster of `runs`, in their order. `errors` is in the scale of state.max
+// throughout: when state.max rises all four are rescaled.
+void EstimateClusters(const HeadShape& shape, std::span<const ClusterRun> runs, const ClusterScores& scores,
+                      const Zone* zones, const float* log_mass, bool correct, PartialState state, ErrorState errors);
 
 void ResetErrors(const HeadShape& shape, ErrorState errors);
 

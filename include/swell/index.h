@@ -34,7 +34,10 @@ class SegmentIndex {
   // order()[r] is the offset, within the segment, of the token stored in row r; empty means row r = token r.
   virtual std::span<const uint16_t> order() const = 0;
   // The meta index; clusters == 0 when there is none. Valid as long as this object.
-  virtual ClusterView clusters() const = 0;
+  virtual const ClusterView& clusters() const = 0;
+  // Its upper level: super-cluster s is clusters [s * kClusterTile, (s + 1) * kClusterTile), one tile, seen as one
+  // cluster.
+  virtual const ClusterView& super_clusters() const = 0;
   // Bytes that this index keeps resident.
   virtual size_t bytes() const = 0;
 };

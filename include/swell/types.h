@@ -54,6 +54,11 @@ struct KvRun {
   int64_t tokens = 0;
 };
 
+// Position in the sequence of the token that a row of `run` holds.
+inline int64_t TokenOfRow(const KvRun& run, int64_t row) {
+  return run.first_token + (run.offsets != nullptr ? run.offsets[row] : row);
+}
+
 // Clusters are stored in tiles of this many, dimension by dimension, so that one vector lane is one cluster.
 constexpr int32_t kClusterTile = 16;
 
@@ -70,6 +75,13 @@ struct ClusterView {
   const float* value_scales = nullptr;     // [clusters]
   const float* value_energies = nullptr;   // [clusters]: mean over the tokens of |v|^2
   const uint32_t* first_rows = nullptr;    // [clusters + 1]: cluster j holds rows first_rows[j] .. first_rows[j + 1]
+};
+
+// Clusters [first, first + clusters) of a view; `first` is a multiple of kClusterTile.
+struct ClusterRun {
+  const ClusterView* view = nullptr;
+  int64_t first = 0;
+  int64_t clusters = 0;
 };
 
 // How clusters are ranked for reading.

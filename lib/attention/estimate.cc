@@ -21,40 +21,57 @@ constexpr float kLeastShare = 1.0f / (1 << 20);
 // Share of the mean error term, summed so far, below which a cluster is left out of `cross`.
 constexpr float kLeastTerm = 1.0f / (1 << 12);
 
-// What the block needs of its clusters, lanes behind the last one zero.
+// What the block needs of its clusters; lanes behind the last one hold zeros.
 struct ClusterBlock {
-  int64_t first;
-  int64_t clusters;
+  int64_t clusters = 0;
   alignas(64) float sizes[kBlock];  // 0 unless the cluster is estimated
   alignas(64) float value_scales[kBlock];
   alignas(64) float energies[kBlock];
+  const int8_t* value_means[kBlock];
 };
 
-// False when nothing in the block is estimated.
-bool LoadBlock(const ClusterView& view, const Zone* zones, int64_t first, ClusterBlock* block) {
-  const FloatTag d;
-  const hn::RebindToSigned<FloatTag> di;
-  const hn::RebindToUnsigned<FloatTag> du;
-  const hn::Rebind<uint8_t, FloatTag> d8;
-  const auto estimated = hn::Set(di, static_cast<int32_t>(Zone::kEstimated));
-  const uint8_t* zone_bytes = reinterpret_cast<const uint8_t*>(zones);
-  block->first = first;
-  block->clusters = std::min(kBlock, view.clusters - first);
-  auto largest = hn::Zero(d);
-  for (int64_t j = 0; j < kBlock; j += hn::Lanes(d)) {
-    const int64_t count = std::max<int64_t>(block->clusters - j, 0), at = first + j;
-    const auto zone = hn::PromoteTo(di, LoadUpTo(d8, zone_bytes + at, count, uint8_t{0}));
-    const auto rows =
-        hn::Sub(LoadUpTo(du, view.first_rows + at + 1, count, 0u), LoadUpTo(du, view.first_rows + at, count, 0u));
-    const auto size = hn::ConvertTo(d, hn::BitCast(di, rows));
-    const auto counted = hn::IfThenElseZero(hn::RebindMask(d, hn::Eq(zone, estimated)), size);
-    largest = hn::Max(largest, counted);
-    hn::StoreU(counted, d, block->sizes + j);
-    hn::StoreU(LoadUpTo(view.value_scales + at, count, 0.0f), d, block->value_scales + j);
-    hn::StoreU(LoadUpTo(view.value_energies + at, count, 0.0f), d, block->energies + j);
+// Walks the clusters of runs, a block at a time.
+class BlockReader {
+ public:
+  BlockReader(int64_t head_dim, std::span<const ClusterRun> runs) : runs_(runs), head_dim_(head_dim) {}
+
+  // Fills the next block; false when there are no clusters left. Blocks in which nothing is estimated have sizes of 0.
+  bool Next(const Zone* zones, ClusterBlock* block) {
+    int64_t filled = 0;
+    while (filled < kBlock && next_run_ < runs_.size()) {
+      const ClusterRun& run = runs_[next_run_];
+      const int64_t count = std::min(kBlock - filled, run.clusters - next_cluster_);
+      Take(*run.view, run.first + next_cluster_, count, filled, block);
+      filled += count;
+      next_cluster_ += count;
+      if (next_cluster_ < run.clusters) continue;
+      next_cluster_ = 0;
+      ++next_run_;
+    }
+    block->clusters = filled;
+    for (int64_t j = 0; j < filled; ++j) {
+      if (zones[j] != Zone::kEstimated) block->sizes[j] = 0;
+    }
+    for (int64_t j = filled; j < kBlock; ++j) block->sizes[j] = block->value_scales[j] = block->energies[j] = 0;
+    return filled > 0;
   }
-  return Largest(largest) > 0;
-}
+
+ private:
+  void Take(const ClusterView& view, int64_t first, int64_t count, int64_t at, ClusterBlock* block) const {
+    const uint32_t* rows = view.first_rows + first;
+    for (int64_t j = 0; j < count; ++j) {
+      block->sizes[at + j] = static_cast<float>(static_cast<int32_t>(rows[j + 1] - rows[j]));
+      block->value_means[at + j] = view.value_means + (first + j) * head_dim_;
+    }
+    std::copy_n(view.value_scales + first, count, block->value_scales + at);
+    std::copy_n(view.value_energies + first, count, block->energies + at);
+  }
+
+  std::span<const ClusterRun> runs_;
+  int64_t head_dim_;
+  size_t next_run_ = 0;
+  int64_t next_cluster_ = 0;
+};
 
 // Jensen's correction in nats, clipped: exp(s^2 / 2) is the mean of exp of a normal deviate with deviation s.
 HWY_INLINE FloatVec Correction(FloatVec sigma, bool correct) {
@@ -139,8 +156,7 @@ void WeighBlock(const ClusterBlock& block, const float* sigmas, float log_mass, 
 }
 
 // to [group, head_dim] += coefficients x the mean values of the clusters that any head uses.
-void AddMeans(const HeadShape& shape, const ClusterView& view, const ClusterBlock& block, Coefficients* coefficients,
-              float* to) {
+void AddMeans(const HeadShape& shape, const ClusterBlock& block, Coefficients* coefficients, float* to) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
   int32_t numbers[kBlock];
@@ -158,16 +174,19 @@ void AddMeans(const HeadShape& shape, const ClusterView& view, const ClusterBloc
     kept += hn::CountTrue(d, used);
   }
   const void* rows[kBlock];
-  for (int64_t i = 0; i < kept; ++i) rows[i] = view.value_means + (block.first + numbers[i]) * shape.head_dim;
+  for (int64_t i = 0; i < kept; ++i) rows[i] = block.value_means[numbers[i]];
   SumRows<Int8Rows>(rows, nullptr, kept, coefficients->values, shape.group, shape.head_dim, to);
 }
 
-void Estimate(const HeadShape& shape, const ClusterView& view, const ClusterScores& scores, const Zone* zones,
+void Estimate(const HeadShape& shape, std::span<const ClusterRun> runs, const ClusterScores& scores, const Zone* zones,
               const float* log_mass, bool correct, PartialState state, ErrorState errors) {
+  int64_t clusters = 0;
+  for (const ClusterRun& run : runs) clusters += run.clusters;
+  BlockReader reader(shape.head_dim, runs);
   ClusterBlock block;
   Coefficients means, crosses;
-  for (int64_t first = 0; first < view.clusters; first += kBlock) {
-    if (!LoadBlock(view, zones, first, &block)) continue;
+  for (int64_t first = 0; reader.Next(zones + first, &block); first += block.clusters) {
+    if (std::all_of(block.sizes, block.sizes + kBlock, [](float size) { return size == 0; })) continue;
     std::fill_n(means.used, kBlock, 0.0f);
     std::fill_n(crosses.used, kBlock, 0.0f);
     for (int64_t g = 0; g < shape.group; ++g) {
@@ -175,10 +194,10 @@ void Estimate(const HeadShape& shape, const ClusterView& view, const ClusterScor
       const float* logits = scores.logits + g * scores.stride + first;
       const float max = CorrectLogits(block, logits, sigmas, correct, means.values + g * kBlock);
       RaiseMax(g, shape.head_dim, max, state, errors);
-      WeighBlock(block, sigmas, log_mass[g], view.clusters, g, state, errors, &means, &crosses);
+      WeighBlock(block, sigmas, log_mass[g], clusters, g, state, errors, &means, &crosses);
     }
-    AddMeans(shape, view, block, &means, state.out);
-    AddMeans(shape, view, block, &crosses, errors.cross);
+    AddMeans(shape, block, &means, state.out);
+    AddMeans(shape, block, &crosses, errors.cross);
   }
 }
 
@@ -192,9 +211,9 @@ namespace swell::attention {
 
 HWY_EXPORT(Estimate);
 
-void EstimateClusters(const HeadShape& shape, const ClusterView& view, const ClusterScores& scores, const Zone* zones,
-                      const float* log_mass, bool correct, PartialState state, ErrorState errors) {
-  HWY_DYNAMIC_DISPATCH(Estimate)(shape, view, scores, zones, log_mass, correct, state, errors);
+void EstimateClusters(const HeadShape& shape, std::span<const ClusterRun> runs, const ClusterScores& scores,
+                      const Zone* zones, const float* log_mass, bool correct, PartialState state, ErrorState errors) {
+  HWY_DYNAMIC_DISPATCH(Estimate)(shape, runs, scores, zones, log_mass, correct, state, errors);
 }
 
 }  // namespace swell::attention

@@ -64,10 +64,7 @@ class RowReader {
       if (scaled_) std::copy_n(run.value_scales + next_row_, count, tile->value_scales + at);
     }
     if constexpr (kPositions) {
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t row = next_row_ + i;
-        tile->positions[at + i] = run.first_token + (run.offsets != nullptr ? run.offsets[row] : row);
-      }
+      for (int64_t i = 0; i < count; ++i) tile->positions[at + i] = TokenOfRow(run, next_row_ + i);
     }
   }
 

@@ -165,7 +165,7 @@ struct RetrieveUnit {
 int64_t MetaBytes(const HeadShape& shape, const HeadStep& step) {
   const int64_t scored = 2 * shape.head_dim + 2 * static_cast<int64_t>(sizeof(float));
   const int64_t estimated = shape.head_dim + 2 * static_cast<int64_t>(sizeof(float));
-  return step.clusters * scored + step.clusters_estimated * estimated;
+  return step.clusters_scored * scored + step.clusters_estimated * estimated;
 }
 
 void RetrieveWave(Context& context, int32_t layer, std::span<const RetrieveUnit> units) {
@@ -206,7 +206,7 @@ void RetrieveWave(Context& context, int32_t layer, std::span<const RetrieveUnit>
     const HeadStep& step = steps[i];
     std::array<float, kMaxGroup> errors{};
     std::array<float, kMaxGroup> shares{};
-    if (!step.estimated.empty()) {
+    if (!step.segments.empty()) {
       attention::PredictError(shape, tasks[i].State(0), tasks[i].Errors(0), errors.data(), shares.data());
       for (float& error : errors) error *= kErrorCalibration;
     }

@@ -23,12 +23,11 @@ void RunPiece(const HeadShape& shape, HeadTask& task, int64_t index) {
   if (task.step == nullptr) return;
   const attention::ErrorState errors = task.Errors(index);
   attention::ResetErrors(shape, errors);
-  for (int64_t s = piece.first_segment; s < piece.last_segment; ++s) {
-    const ClusteredSegment& segment = task.step->estimated[s];
-    attention::EstimateClusters(shape, segment.view, task.step->Scores(segment.first_cluster),
-                                task.step->zones.data() + segment.first_cluster, task.step->log_mass.data(),
-                                task.step->retrieval->correct, state, errors);
-  }
+  if (piece.level == nullptr) return;
+  const RankedLevel& level = *piece.level;
+  const int64_t first = piece.clusters.first_cluster;
+  attention::EstimateClusters(shape, piece.clusters.runs, level.Scores(first), level.zones.data() + first,
+                              level.log_mass.data(), task.step->retrieval->correct, state, errors);
 }
 
 void MergePieces(const HeadShape& shape, HeadTask& task) {
@@ -80,14 +79,15 @@ void AddPieces(const HeadShape& shape, const std::vector<KvRun>& runs, bool mask
   }
 }
 
-void AddEstimates(HeadStep& step, HeadTask& task) {
-  const auto segments = static_cast<int64_t>(step.estimated.size());
-  if (segments == 0) return;
+void AddEstimates(const HeadStep& step, HeadTask& task) {
+  if (step.segments.empty()) return;
   task.step = &step;
-  for (int64_t s = 0; s < segments; s += kSegmentsPerTask) {
-    HeadTask::Piece& piece = task.pieces.emplace_back();
-    piece.first_segment = s;
-    piece.last_segment = std::min(segments, s + kSegmentsPerTask);
+  for (const RankedLevel* level : {&step.supers, &step.clusters}) {
+    for (const RankedLevel::Piece& clusters : level->Pieces()) {
+      HeadTask::Piece& piece = task.pieces.emplace_back();
+      piece.level = level;
+      piece.clusters = clusters;
+    }
   }
 }
 

@@ -25,13 +25,13 @@ struct HeadTask {
   int64_t query_stride = 0;
 
   struct Piece {
-    std::vector<KvRun> runs;    // exact, or
-    int64_t first_segment = 0;  // estimate of step->estimated[first_segment .. last_segment)
-    int64_t last_segment = 0;
+    std::vector<KvRun> runs;             // exact, or
+    const RankedLevel* level = nullptr;  // estimate of a part of it
+    RankedLevel::Piece clusters;
     bool masked = false;  // some rows may lie beyond a query's position
   };
   std::vector<Piece> pieces;
-  HeadStep* step = nullptr;  // set when there is an estimate
+  const HeadStep* step = nullptr;  // set when there is an estimate
 
   // States of the pieces, one behind the other; the merged result is that of piece 0.
   attention::PartialState State(int64_t piece) const;
@@ -55,7 +55,7 @@ struct HeadTask {
 void AddPieces(const HeadShape& shape, const std::vector<KvRun>& runs, bool masked, HeadTask& task);
 
 // Adds the pieces that estimate what `step` does not read; `step` must outlive the task.
-void AddEstimates(HeadStep& step, HeadTask& task);
+void AddEstimates(const HeadStep& step, HeadTask& task);
 
 // Runs every piece of every task and merges. Throws std::bad_alloc before anything ran.
 void RunTasks(Context& context, std::span<HeadTask* const> tasks);

@@ -57,11 +57,6 @@ void AppendUnsealedRuns(const Layer& layer, int32_t head, int64_t begin, int64_t
 // tail.
 std::vector<KvRun> AllRuns(const Layer& layer, int32_t head, int64_t end);
 
-// Position in the sequence of the token that a row of `run` holds.
-inline int64_t TokenOfRow(const KvRun& run, int64_t row) {
-  return run.first_token + (run.offsets != nullptr ? run.offsets[row] : row);
-}
-
 // The part of `run` from row `row` on.
 KvRun SubRun(const KvRun& run, int64_t row, int64_t tokens, const HeadShape& shape);
 

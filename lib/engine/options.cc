@@ -44,6 +44,8 @@ Status ValidateRetrieval(const RetrievalOptions& options, const ModelShape& shap
   if (!IsShare(options.retrieve_share)) return OutOfRange("retrieval.retrieve_share", "above 0 and at most 1");
   if (options.retrieve_tokens < 0) return OutOfRange("retrieval.retrieve_tokens", "0 or more");
   if (options.max_retrieve_tokens < 0) return OutOfRange("retrieval.max_retrieve_tokens", "0 or more");
+  if (!IsShare(options.open_share)) return OutOfRange("retrieval.open_share", "above 0 and at most 1");
+  if (options.max_open_tokens < 0) return OutOfRange("retrieval.max_open_tokens", "0 or more");
   if (!(options.estimate_share >= 0.0F && options.estimate_share <= 1.0F)) {
     return OutOfRange("retrieval.estimate_share", "0 to 1");
   }
@@ -87,6 +89,7 @@ Result<SequenceOptions> SequencePreset(const std::string& name) {
     options.index.iterations = 10;
     options.retrieval.unit = BudgetUnit::kClusters;
     options.retrieval.retrieve_share = 0.018F;
+    options.retrieval.open_share = 1.0F;
     options.retrieval.estimate_share = 0.232F;
     options.retrieval.ranking = Ranking::kMass;
     options.retrieval.kappa = 0.0F;

@@ -20,6 +20,10 @@ int64_t CeilShare(float share, int64_t count) {
   return std::min(count, static_cast<int64_t>(std::ceil(static_cast<double>(share) * static_cast<double>(count))));
 }
 
+// Super-clusters are opened until their tokens are this many times those that will be read: fewer, and the ranking of
+// super-clusters decides instead of that of clusters (docs/measurements.md).
+constexpr int64_t kOpenedPerRead = 4;
+
 // `steady_tokens` are read in any case, `clustered_tokens` lie in `clusters` clusters.
 Budget PlanBudget(const HeadStep& step, int64_t steady_tokens, int64_t clustered_tokens, int64_t clusters) {
   const RetrievalOptions& options = *step.retrieval;
@@ -31,6 +35,10 @@ Budget PlanBudget(const HeadStep& step, int64_t steady_tokens, int64_t clustered
   budget.everything = std::max(tokens, floor_tokens) >= clustered_tokens;
   if (budget.everything) return budget;
   budget.estimate = std::llround(static_cast<double>(options.estimate_share) * static_cast<double>(clusters));
+  budget.open_tokens = CeilShare(options.open_share, clustered_tokens);
+  if (options.max_open_tokens > 0) budget.open_tokens = std::min(budget.open_tokens, options.max_open_tokens);
+  budget.open_tokens =
+      std::max(budget.open_tokens, std::min(clustered_tokens, kOpenedPerRead * std::max(tokens, floor_tokens)));
   if (options.unit == BudgetUnit::kTokens) {
     budget.retrieve = std::max(tokens, floor_tokens);
     return budget;
@@ -45,110 +53,193 @@ Budget PlanBudget(const HeadStep& step, int64_t steady_tokens, int64_t clustered
 }
 
 // Sorts the segments into those whose clusters are ranked and those read exactly; adds the steady zone.
-void SortSegments(const HeadShape& shape, HeadStep& step) {
+void SortSegments(HeadStep& step) {
   const Layer& layer = *step.layer;
   const int64_t end = step.position + 1;
-  int64_t first_cluster = 0;
   for (const auto& segment : *layer.segments) {
     if (segment->first_token >= end) break;
-    const ClusterView view = segment->heads[step.head]->clusters();
+    const SegmentIndex& index = *segment->heads[step.head];
     const KvRun rows = segment->Run(step.head);
     if (segment->end() > end) {
       step.masked.push_back(rows);
-    } else if (view.clusters == 0 || segment->end() + step.sequence->window_tokens > end) {
+    } else if (index.clusters().clusters == 0 || segment->end() + step.sequence->window_tokens > end) {
       step.exact.push_back(rows);
     } else {
-      step.estimated.push_back({view, rows, first_cluster});
-      first_cluster += view.clusters;
+      step.segments.push_back({&index, rows});
     }
   }
-  step.clusters = first_cluster;
   AppendUnsealedRuns(layer, step.head, 0, end, &step.exact);
-  step.zones.resize(static_cast<size_t>(step.clusters));
-  step.logits.resize(static_cast<size_t>(step.clusters * shape.group));
-  step.sigmas.resize(static_cast<size_t>(step.clusters * shape.group));
-  step.log_mass.resize(static_cast<size_t>(shape.group));
-}
-
-int64_t CountTokens(const std::vector<ClusteredSegment>& segments) {
-  int64_t tokens = 0;
-  for (const ClusteredSegment& segment : segments) tokens += segment.rows.tokens;
-  return tokens;
 }
 
 void ReadEverything(HeadStep& step) {
-  for (const ClusteredSegment& segment : step.estimated) step.exact.push_back(segment.rows);
-  step.estimated.clear();
-  step.clusters = 0;
+  for (const ClusteredSegment& segment : step.segments) step.exact.push_back(segment.rows);
+  step.segments.clear();
   step.tokens_read = step.position + 1;
 }
 
-// Adds the rows of the retrieved clusters to step.exact, neighbours in one run.
-void AppendRetrieved(const HeadShape& shape, HeadStep& step) {
-  for (const ClusteredSegment& segment : step.estimated) {
-    const attention::Zone* zones = step.zones.data() + segment.first_cluster;
-    for (int64_t j = 0; j < segment.view.clusters;) {
-      if (zones[j] != attention::Zone::kRetrieved) {
-        step.clusters_estimated += zones[j] == attention::Zone::kEstimated ? 1 : 0;
-        ++j;
-        continue;
-      }
-      const int64_t row = segment.view.first_rows[j];
-      while (j < segment.view.clusters && zones[j] == attention::Zone::kRetrieved) ++j;
-      step.exact.push_back(SubRun(segment.rows, row, segment.view.first_rows[j] - row, shape));
-    }
+void AddWholeViews(const HeadStep& step, bool upper, RankedLevel& level) {
+  for (size_t s = 0; s < step.segments.size(); ++s) {
+    const SegmentIndex& index = *step.segments[s].index;
+    const ClusterView& view = upper ? index.super_clusters() : index.clusters();
+    level.Add({&view, 0, view.clusters}, static_cast<int32_t>(s));
   }
 }
 
-void Select(const HeadShape& shape, HeadStep& step) {
-  std::vector<uint32_t> sizes(static_cast<size_t>(step.clusters));
-  for (const ClusteredSegment& segment : step.estimated) {
-    for (int64_t j = 0; j < segment.view.clusters; ++j) {
-      sizes[segment.first_cluster + j] = segment.view.first_rows[j + 1] - segment.view.first_rows[j];
-    }
+// Finds the budget and the level to begin with. False when there is nothing to select.
+bool BeginStep(const HeadShape& shape, HeadStep& step) {
+  SortSegments(step);
+  int64_t clustered_tokens = 0;
+  int64_t clusters = 0;
+  for (const ClusteredSegment& segment : step.segments) {
+    clustered_tokens += segment.rows.tokens;
+    clusters += segment.index->clusters().clusters;
   }
-  std::vector<float> importance(static_cast<size_t>(step.clusters));
-  std::vector<uint32_t> scratch(static_cast<size_t>(step.clusters));
-  attention::RankClusters(shape.group, step.clusters, step.Scores(0), sizes.data(), step.retrieval->ranking,
-                          step.retrieval->kappa, importance.data(), step.log_mass.data());
-  step.tokens_read +=
-      attention::SelectClusters(step.clusters, importance.data(), sizes.data(), step.retrieval->unit,
-                                step.budget.retrieve, step.budget.estimate, step.zones.data(), scratch.data());
-  AppendRetrieved(shape, step);
+  step.tokens_read = step.position + 1 - clustered_tokens;  // the steady zone; what is retrieved comes on top
+  step.budget = PlanBudget(step, step.tokens_read, clustered_tokens, clusters);
+  if (step.budget.everything) {
+    ReadEverything(step);
+    return false;
+  }
+  const bool upper = step.budget.open_tokens < clustered_tokens;
+  RankedLevel& level = upper ? step.supers : step.clusters;
+  AddWholeViews(step, upper, level);
+  level.Allocate(shape.group);
+  return true;
+}
+
+// Ranks a level and chooses its retrieval and estimation zones; returns the tokens of the retrieved clusters.
+int64_t SelectLevel(const HeadShape& shape, const RetrievalOptions& options, BudgetUnit unit, int64_t retrieve,
+                    int64_t estimate, RankedLevel& level) {
+  std::vector<uint32_t> sizes;
+  sizes.reserve(static_cast<size_t>(level.clusters));
+  for (const ClusterRun& run : level.runs) {
+    const uint32_t* rows = run.view->first_rows + run.first;
+    for (int64_t j = 0; j < run.clusters; ++j) sizes.push_back(rows[j + 1] - rows[j]);
+  }
+  const auto importance = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(level.clusters));
+  const auto scratch = std::make_unique_for_overwrite<uint32_t[]>(static_cast<size_t>(level.clusters));
+  attention::RankClusters(shape.group, level.clusters, level.Scores(0), sizes.data(), options.ranking, options.kappa,
+                          importance.get(), level.log_mass.data());
+  return attention::SelectClusters(level.clusters, importance.get(), sizes.data(), unit, retrieve, estimate,
+                                   level.zones.data(), scratch.get());
+}
+
+// Calls take(run, first, last) for every stretch of retrieved clusters [first, last) of run number `run`.
+template <typename Take>
+void ForEachRetrieved(const RankedLevel& level, const Take& take) {
+  const attention::Zone* zones = level.zones.data();
+  for (size_t r = 0; r < level.runs.size(); ++r) {
+    const int64_t clusters = level.runs[r].clusters;
+    for (int64_t j = 0; j < clusters;) {
+      if (zones[j] != attention::Zone::kRetrieved) {
+        ++j;
+        continue;
+      }
+      const int64_t first = j;
+      while (j < clusters && zones[j] == attention::Zone::kRetrieved) ++j;
+      take(r, first, j);
+    }
+    zones += clusters;
+  }
+}
+
+// Chooses the super-clusters whose clusters will be scored.
+void OpenSuperClusters(const HeadShape& shape, HeadStep& step) {
+  const auto estimate =
+      std::llround(static_cast<double>(step.retrieval->estimate_share) * static_cast<double>(step.supers.clusters));
+  SelectLevel(shape, *step.retrieval, BudgetUnit::kTokens, step.budget.open_tokens, estimate, step.supers);
+  ForEachRetrieved(step.supers, [&](size_t run, int64_t first, int64_t last) {
+    const int32_t segment = step.supers.segments[run];
+    const ClusterView& view = step.segments[segment].index->clusters();
+    const int64_t begin = first * kClusterTile;
+    step.clusters.Add({&view, begin, std::min(last * kClusterTile, view.clusters) - begin}, segment);
+  });
+  step.clusters.Allocate(shape.group);
+}
+
+// Chooses the clusters that are read and adds their rows to step.exact, neighbours in one run.
+void SelectClusters(const HeadShape& shape, HeadStep& step) {
+  step.tokens_read += SelectLevel(shape, *step.retrieval, step.retrieval->unit, step.budget.retrieve,
+                                  step.budget.estimate, step.clusters);
+  ForEachRetrieved(step.clusters, [&](size_t r, int64_t first, int64_t last) {
+    const ClusterRun& run = step.clusters.runs[r];
+    const uint32_t* rows = run.view->first_rows + run.first;
+    const KvRun& segment = step.segments[step.clusters.segments[r]].rows;
+    step.exact.push_back(SubRun(segment, rows[first], int64_t{rows[last]} - rows[first], shape));
+  });
+  for (const RankedLevel* level : {&step.supers, &step.clusters}) {
+    step.clusters_scored += level->clusters;
+    step.clusters_estimated += std::count(level->zones.begin(), level->zones.end(), attention::Zone::kEstimated);
+  }
+  // The estimate is told how much mass there is in all: what the closed super-clusters hold counts as well.
+  for (size_t g = 0; g < step.supers.log_mass.size(); ++g) {
+    const float most = std::max(step.supers.log_mass[g], step.clusters.log_mass[g]);
+    step.supers.log_mass[g] = step.clusters.log_mass[g] = most;
+  }
+}
+
+void ScoreLevels(Context& context, std::span<HeadStep* const> steps, RankedLevel HeadStep::*level) {
+  std::vector<std::pair<const HeadStep*, RankedLevel::Piece>> scoring;
+  for (const HeadStep* step : steps) {
+    for (const RankedLevel::Piece& piece : (step->*level).Pieces()) scoring.emplace_back(step, piece);
+  }
+  const HeadShape shape = context.head_shape();
+  context.arena.ParallelFor(static_cast<int64_t>(scoring.size()), [&](int64_t i) {
+    const auto& [step, piece] = scoring[i];
+    attention::ScoreClusters(shape, step->queries, piece.runs, (step->*level).Scores(piece.first_cluster));
+  });
 }
 
 }  // namespace
 
-void PlanExact(const HeadShape& shape, HeadStep& step) {
-  SortSegments(shape, step);
+void RankedLevel::Add(const ClusterRun& run, int32_t segment) {
+  runs.push_back(run);
+  segments.push_back(segment);
+  clusters += run.clusters;
+}
+
+void RankedLevel::Allocate(int32_t group) {
+  const auto count = static_cast<size_t>(clusters) * static_cast<size_t>(group);
+  logits = std::make_unique_for_overwrite<float[]>(count);
+  sigmas = std::make_unique_for_overwrite<float[]>(count);
+  zones.resize(static_cast<size_t>(clusters));
+  log_mass.resize(static_cast<size_t>(group));
+}
+
+std::vector<RankedLevel::Piece> RankedLevel::Pieces() const {
+  std::vector<Piece> pieces;
+  int64_t first_cluster = 0;
+  for (size_t first = 0; first < runs.size();) {
+    size_t last = first;
+    int64_t count = 0;
+    while (last < runs.size() && count < kClustersPerTask) count += runs[last++].clusters;
+    pieces.push_back({std::span(runs).subspan(first, last - first), first_cluster});
+    first_cluster += count;
+    first = last;
+  }
+  return pieces;
+}
+
+void PlanExact(HeadStep& step) {
+  SortSegments(step);
   ReadEverything(step);
 }
 
 void PlanHeadSteps(Context& context, std::span<HeadStep* const> steps) {
   const HeadShape shape = context.head_shape();
-  std::vector<std::pair<HeadStep*, int64_t>> scoring;  // first segment of each task
   std::vector<HeadStep*> selecting;
+  std::vector<HeadStep*> opening;
   for (HeadStep* step : steps) {
-    SortSegments(shape, *step);
-    const int64_t clustered_tokens = CountTokens(step->estimated);
-    step->tokens_read = step->position + 1 - clustered_tokens;  // the steady zone; what is retrieved comes on top
-    step->budget = PlanBudget(*step, step->tokens_read, clustered_tokens, step->clusters);
-    if (step->budget.everything) {
-      ReadEverything(*step);
-      continue;
-    }
+    if (!BeginStep(shape, *step)) continue;
     selecting.push_back(step);
-    for (size_t s = 0; s < step->estimated.size(); s += kSegmentsPerTask) scoring.emplace_back(step, s);
+    if (step->supers.clusters > 0) opening.push_back(step);
   }
-  context.arena.ParallelFor(static_cast<int64_t>(scoring.size()), [&](int64_t i) {
-    auto [step, first] = scoring[i];
-    const int64_t last = std::min<int64_t>(first + kSegmentsPerTask, static_cast<int64_t>(step->estimated.size()));
-    for (int64_t s = first; s < last; ++s) {
-      const ClusteredSegment& segment = step->estimated[s];
-      attention::ScoreClusters(shape, step->queries, segment.view, step->Scores(segment.first_cluster));
-    }
-  });
-  context.arena.ParallelFor(static_cast<int64_t>(selecting.size()), [&](int64_t i) { Select(shape, *selecting[i]); });
+  ScoreLevels(context, opening, &HeadStep::supers);
+  context.arena.ParallelFor(static_cast<int64_t>(opening.size()),
+                            [&](int64_t i) { OpenSuperClusters(shape, *opening[i]); });
+  ScoreLevels(context, selecting, &HeadStep::clusters);
+  context.arena.ParallelFor(static_cast<int64_t>(selecting.size()),
+                            [&](int64_t i) { SelectClusters(shape, *selecting[i]); });
 }
 
 }  // namespace swell

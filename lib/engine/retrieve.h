@@ -10,23 +10,49 @@
 #include "lib/engine/context.h"
 #include "lib/engine/layer.h"
 #include "swell/attention.h"
+#include "swell/index.h"
 
 namespace swell {
 
-// Segments that one task scores or estimates together; part of the order of summation, so independent of threads.
-constexpr int64_t kSegmentsPerTask = 16;
+// Clusters that one task scores or estimates together, rounded up to whole runs; part of the order of summation, so
+// independent of threads.
+constexpr int64_t kClustersPerTask = 4096;
 
-// Meta index of one clustered segment, and where its clusters stand in the arrays of the head step.
+// Segment whose clusters are ranked.
 struct ClusteredSegment {
-  ClusterView view;
+  const SegmentIndex* index = nullptr;
   KvRun rows;
-  int64_t first_cluster = 0;
 };
 
-// How much of the clusters is read and estimated.
+// Clusters of one level of the meta index as one query sees them: entry 0 of all arrays is the first cluster of
+// runs[0].
+struct RankedLevel {
+  // Runs that one task works on, and the entry of their first cluster.
+  struct Piece {
+    std::span<const ClusterRun> runs;
+    int64_t first_cluster = 0;
+  };
+
+  std::vector<ClusterRun> runs;
+  std::vector<int32_t> segments;  // [runs]: where in HeadStep::segments the run is from
+  int64_t clusters = 0;
+  std::unique_ptr<float[]> logits, sigmas;  // [group, clusters]
+  std::vector<attention::Zone> zones;       // [clusters]
+  std::vector<float> log_mass;              // [group]
+
+  void Add(const ClusterRun& run, int32_t segment);
+  void Allocate(int32_t group);  // throws std::bad_alloc
+  std::vector<Piece> Pieces() const;
+  attention::ClusterScores Scores(int64_t first_cluster) const {
+    return {logits.get() + first_cluster, sigmas.get() + first_cluster, clusters};
+  }
+};
+
+// How much of the clustered tokens is looked at, read and estimated.
 struct Budget {
-  int64_t retrieve = 0;  // tokens or clusters
-  int64_t estimate = 0;  // clusters
+  int64_t open_tokens = 0;  // of the super-clusters whose clusters are scored
+  int64_t retrieve = 0;     // tokens or clusters
+  int64_t estimate = 0;     // clusters
   bool everything = false;
 };
 
@@ -42,27 +68,22 @@ struct HeadStep {
   const float* queries = nullptr;  // [group, head_dim]
 
   // Found by PlanHeadSteps.
-  std::vector<KvRun> exact;                 // rows to read, all visible
-  std::vector<KvRun> masked;                // rows of which some lie beyond `position`
-  std::vector<ClusteredSegment> estimated;  // segments whose clusters were ranked; empty: everything is read
-  std::vector<float> logits, sigmas;        // [group, clusters]
-  std::vector<attention::Zone> zones;       // [clusters]
-  std::vector<float> log_mass;              // [group]
-  int64_t clusters = 0;
+  std::vector<KvRun> exact;                // rows to read, all visible
+  std::vector<KvRun> masked;               // rows of which some lie beyond `position`
+  std::vector<ClusteredSegment> segments;  // whose clusters were ranked; empty: everything is read
+  RankedLevel supers;                      // empty when all clusters are scored
+  RankedLevel clusters;                    // those that are scored
   Budget budget;
   int64_t tokens_read = 0;
+  int64_t clusters_scored = 0;  // of both levels
   int64_t clusters_estimated = 0;
-
-  attention::ClusterScores Scores(int64_t first_cluster) {
-    return {logits.data() + first_cluster, sigmas.data() + first_cluster, clusters};
-  }
 };
 
 // Fills what is to be found in every step. Throws std::bad_alloc.
 void PlanHeadSteps(Context& context, std::span<HeadStep* const> steps);
 
 // Everything visible is read: for AttendMode::kExact.
-void PlanExact(const HeadShape& shape, HeadStep& step);
+void PlanExact(HeadStep& step);
 
 }  // namespace swell
 

@@ -131,7 +131,7 @@ void SearchSequences(Context& context, int32_t layer, std::span<const SearchItem
   std::vector<HeadStep*> retrieving;
   for (Unit& unit : units) {
     if (unit.job->item->mode == AttendMode::kExact) {
-      PlanExact(shape, unit.step);
+      PlanExact(unit.step);
     } else {
       retrieving.push_back(&unit.step);
     }

@@ -16,7 +16,8 @@ TEST_P(ClusterTest, ScoresEveryShape) {
         const std::vector<float> queries = random_.Normals(group * head_dim);
         // The last row of the buffer ends with the last cluster.
         ScoreBuffer scores(group, count + random_.Below(3));
-        ScoreClusters(shape, queries.data(), clusters.view(), scores.view());
+        const ClusterView view = clusters.view();
+        ScoreClusters(shape, queries.data(), CutRuns(view, &random_), scores.view());
         for (int64_t g = 0; g < group; ++g) {
           const float* query = queries.data() + g * head_dim;
           for (int64_t j = 0; j < count; ++j) {
@@ -31,11 +32,37 @@ TEST_P(ClusterTest, ScoresEveryShape) {
   }
 }
 
+// Opened tiles come from many segments, each with a centre of its own.
+TEST_P(ClusterTest, RunsOfSeveralSegments) {
+  const HeadShape shape = {80, 5, 0.1f, DType::kFloat16};
+  const std::vector<float> queries = random_.Normals(5 * 80);
+  std::vector<Clusters> segments;
+  for (const int64_t count : {40, 16, 7}) segments.emplace_back(shape, count, &random_);
+  const ClusterView views[] = {segments[0].view(), segments[1].view(), segments[2].view()};
+  const std::vector<ClusterRun> runs = {{&views[0], 16, 16}, {&views[1], 0, 16}, {&views[0], 32, 8}, {&views[2], 0, 7},
+                                        {&views[1], 0, 16},  {&views[1], 0, 0},  {&views[0], 0, 40}};
+  ScoreBuffer scores(5, 103);
+  ScoreClusters(shape, queries.data(), runs, scores.view());
+  int64_t entry = 0;
+  for (const ClusterRun& run : runs) {
+    const Clusters& clusters = segments[run.view - views];
+    for (int64_t j = run.first; j < run.first + run.clusters; ++j, ++entry) {
+      for (int64_t g = 0; g < 5; ++g) {
+        const float* query = queries.data() + g * 80;
+        const double logit = clusters.Logit(shape, query, j);
+        ASSERT_NEAR(scores.logits[g * 103 + entry], logit, 1e-5 * std::max(1.0, std::abs(logit))) << entry;
+        ASSERT_NEAR(scores.sigmas[g * 103 + entry], clusters.Sigma(shape, query, j), 1e-4) << entry;
+      }
+    }
+  }
+  ASSERT_EQ(entry, 103);
+}
+
 TEST_P(ClusterTest, NoClustersWriteNothing) {
   const HeadShape shape = {64, 2, 0.1f, DType::kFloat16};
   const std::vector<float> queries(128, 1.0f);
   ScoreBuffer scores(2, 4);
-  ScoreClusters(shape, queries.data(), ClusterView(), scores.view());
+  ScoreClusters(shape, queries.data(), {}, scores.view());
   for (float logit : scores.logits) ASSERT_TRUE(std::isnan(logit));
   float log_mass[2] = {0, 0};
   RankClusters(2, 0, scores.view(), nullptr, Ranking::kOptimistic, 1, nullptr, log_mass);

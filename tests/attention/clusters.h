@@ -78,6 +78,17 @@ struct Clusters {
   std::vector<uint32_t> first_rows;
 };
 
+// All clusters of `view`, cut into runs of a few tiles.
+inline std::vector<ClusterRun> CutRuns(const ClusterView& view, Random* random) {
+  std::vector<ClusterRun> runs;
+  for (int64_t first = 0; first < view.clusters;) {
+    const int64_t clusters = std::min(view.clusters - first, (1 + random->Below(4)) * int64_t{kClusterTile});
+    runs.push_back({&view, first, clusters});
+    first += clusters;
+  }
+  return runs;
+}
+
 // [group, stride] of logits and sigmas, NaN where nothing was written.
 struct ScoreBuffer {
   ScoreBuffer(int64_t group, int64_t stride_in)

@@ -87,7 +87,8 @@ TEST_P(EstimateTest, FollowsTheFormulas) {
           for (int64_t g = 0; g < group; ++g) log_mass[g] = LogMass(clusters, scores_, g);
           StateBuffer state(group, head_dim);
           ErrorBuffer errors(shape);
-          EstimateClusters(shape, clusters.view(), scores_.view(), zones_.data(), log_mass.data(), correct,
+          const ClusterView view = clusters.view();
+          EstimateClusters(shape, CutRuns(view, &random_), scores_.view(), zones_.data(), log_mass.data(), correct,
                            state.view(), errors.view());
           ASSERT_TRUE(state.GuardsHold());
           for (int64_t g = 0; g < group; ++g) {
@@ -127,7 +128,8 @@ TEST_P(EstimateTest, AddsToAnExactState) {
       errors.energy[g] = errors.weight[g] = errors.mass[g] = 1;
       for (int64_t i = 0; i < 64; ++i) state.out[g * 64 + i] = errors.cross[g * 64 + i] = 1;
     }
-    EstimateClusters(shape, clusters.view(), scores_.view(), zones_.data(), log_mass.data(), true, state.view(),
+    const ClusterView view = clusters.view();
+    EstimateClusters(shape, CutRuns(view, &random_), scores_.view(), zones_.data(), log_mass.data(), true, state.view(),
                      errors.view());
     const double before = std::exp(static_cast<double>(exact_max));
     for (int64_t g = 0; g < 3; ++g) {
@@ -155,7 +157,8 @@ TEST_P(EstimateTest, NothingEstimatedChangesNothing) {
   StateBuffer state(3, 64);
   ErrorBuffer errors(shape);
   for (const ClusterView& view : {clusters.view(), ClusterView()}) {
-    EstimateClusters(shape, view, scores_.view(), zones_.data(), log_mass.data(), true, state.view(), errors.view());
+    const std::vector<ClusterRun> runs = CutRuns(view, &random_);
+    EstimateClusters(shape, runs, scores_.view(), zones_.data(), log_mass.data(), true, state.view(), errors.view());
     EXPECT_EQ(state.max[0], -kInf);
     EXPECT_EQ(state.sum[1], 0.0f);
     EXPECT_EQ(errors.mass[2], 0.0f);
@@ -175,7 +178,8 @@ TEST_P(EstimateTest, ExtremeScoresGiveNoNan) {
     for (float log_mass : {-kInf, 0.0f, most}) {
       StateBuffer state(1, 64);
       ErrorBuffer errors(shape);
-      EstimateClusters(shape, clusters.view(), scores_.view(), zones_.data(), &log_mass, true, state.view(),
+      const ClusterView view = clusters.view();
+      EstimateClusters(shape, CutRuns(view, &random_), scores_.view(), zones_.data(), &log_mass, true, state.view(),
                        errors.view());
       for (float value : state.Finish()) ASSERT_TRUE(std::isfinite(value));
       float error = kNan, share = kNan;

@@ -110,18 +110,19 @@ inline std::string Contents(const SegmentIndex& index, int64_t head_dim) {
     if (count > 0) contents.append(reinterpret_cast<const char*>(data), count * sizeof(*data));
   };
   append(index.order().data(), static_cast<int64_t>(index.order().size()));
-  const ClusterView view = index.clusters();
-  if (view.clusters == 0) return contents;
-  const int64_t padded = (view.clusters + kClusterTile - 1) / kClusterTile * kClusterTile;
-  append(view.center, head_dim);
-  append(view.centroids, padded * head_dim);
-  append(view.centroid_scales, padded);
-  append(view.spreads, padded * head_dim);
-  append(view.spread_scales, padded);
-  append(view.value_means, view.clusters * head_dim);
-  append(view.value_scales, view.clusters);
-  append(view.value_energies, view.clusters);
-  append(view.first_rows, view.clusters + 1);
+  for (const ClusterView* view : {&index.clusters(), &index.super_clusters()}) {
+    if (view->clusters == 0) continue;
+    const int64_t padded = (view->clusters + kClusterTile - 1) / kClusterTile * kClusterTile;
+    append(view->center, head_dim);
+    append(view->centroids, padded * head_dim);
+    append(view->centroid_scales, padded);
+    append(view->spreads, padded * head_dim);
+    append(view->spread_scales, padded);
+    append(view->value_means, view->clusters * head_dim);
+    append(view->value_scales, view->clusters);
+    append(view->value_energies, view->clusters);
+    append(view->first_rows, view->clusters + 1);
+  }
   return contents;
 }
 

@@ -23,7 +23,10 @@ class IndexContract : public testing::TestWithParam<std::tuple<IndexKind, DType>
 // Order, clusters and bytes fit together.
 void ExpectSound(const IndexOptions& options, const HeadShape& shape, int64_t tokens, const SegmentIndex& index) {
   EXPECT_LE(index.bytes(), MakeBuilder(options)->MaxBytes(shape, tokens));
-  const ClusterView view = index.clusters();
+  const ClusterView& view = index.clusters();
+  const ClusterView& supers = index.super_clusters();
+  ASSERT_EQ(supers.clusters, (view.clusters + kClusterTile - 1) / kClusterTile);
+  for (int64_t s = 0; s < supers.clusters; ++s) EXPECT_EQ(supers.first_rows[s], view.first_rows[s * kClusterTile]);
   std::vector<bool> seen(tokens);
   if (!index.order().empty()) {
     ASSERT_EQ(static_cast<int64_t>(index.order().size()), tokens);
@@ -37,6 +40,7 @@ void ExpectSound(const IndexOptions& options, const HeadShape& shape, int64_t to
   ASSERT_FALSE(index.order().empty());
   EXPECT_EQ(view.first_rows[0], 0U);
   EXPECT_EQ(view.first_rows[view.clusters], static_cast<uint32_t>(tokens));
+  EXPECT_EQ(supers.first_rows[supers.clusters], static_cast<uint32_t>(tokens));
   for (int64_t cluster = 0; cluster < view.clusters; ++cluster) {
     ASSERT_LT(view.first_rows[cluster], view.first_rows[cluster + 1]) << "empty cluster " << cluster;
     for (uint32_t row = view.first_rows[cluster] + 1; row < view.first_rows[cluster + 1]; ++row) {

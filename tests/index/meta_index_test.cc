@@ -36,9 +36,8 @@ double LargestMagnitude(const std::vector<float>& rows) {
 }
 
 // Every stored figure is within half a quantisation step of its float64 value, but for float32 rounding.
-void ExpectMeta(const HeadRows& head, const SegmentIndex& index) {
+void ExpectMeta(const HeadRows& head, const SegmentIndex& index, const ClusterView& view) {
   const int64_t head_dim = head.shape.head_dim;
-  const ClusterView view = index.clusters();
   const double key_rounding = 1e-6 * LargestMagnitude(head.keys.decoded);
   const double value_rounding = 1e-6 * LargestMagnitude(head.values.decoded);
   std::vector<uint16_t> all(head.tokens);
@@ -82,6 +81,11 @@ void ExpectMeta(const HeadRows& head, const SegmentIndex& index) {
       EXPECT_EQ(view.spreads[TileElement(cluster, i, head_dim)], 0);
     }
   }
+}
+
+void ExpectMeta(const HeadRows& head, const SegmentIndex& index) {
+  ExpectMeta(head, index, index.clusters());
+  ExpectMeta(head, index, index.super_clusters());
 }
 
 // No figure of the view, nor what readers multiply out of it, is NaN or Inf.

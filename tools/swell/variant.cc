@@ -34,6 +34,8 @@ const std::map<std::string, Setter>& Setters() {
       {"retrieve_share", [](auto& o, const auto& t) { return Read(t, o.retrieval.retrieve_share); }},
       {"retrieve_tokens", [](auto& o, const auto& t) { return Read(t, o.retrieval.retrieve_tokens); }},
       {"max_retrieve_tokens", [](auto& o, const auto& t) { return Read(t, o.retrieval.max_retrieve_tokens); }},
+      {"open_share", [](auto& o, const auto& t) { return Read(t, o.retrieval.open_share); }},
+      {"max_open_tokens", [](auto& o, const auto& t) { return Read(t, o.retrieval.max_open_tokens); }},
       {"estimate_share", [](auto& o, const auto& t) { return Read(t, o.retrieval.estimate_share); }},
       {"ranking", [](auto& o, const auto& t) { return ReadRanking(t, o.retrieval.ranking); }},
       {"kappa", [](auto& o, const auto& t) { return Read(t, o.retrieval.kappa); }},

@@ -10,8 +10,12 @@ namespace {
 class FlatIndex final : public SegmentIndex {
  public:
   std::span<const uint16_t> order() const override { return {}; }
-  ClusterView clusters() const override { return {}; }
+  const ClusterView& clusters() const override { return none_; }
+  const ClusterView& super_clusters() const override { return none_; }
   size_t bytes() const override { return sizeof(*this); }
+
+ private:
+  ClusterView none_;
 };
 
 class FlatIndexBuilder final : public IndexBuilder {

@@ -6,6 +6,7 @@
 
 #include "lib/index/wave/assign.h"
 #include "lib/index/wave/row_math.h"
+#include "lib/index/wave/super_clusters.h"
 
 namespace swell::wave {
 namespace {
@@ -42,17 +43,21 @@ float ToFiniteFloat(double x) {
 }  // namespace
 
 size_t MetaIndex::Place(std::byte* block, int64_t tokens, int64_t clusters, int32_t head_dim) {
-  const int64_t padded = RoundUp(clusters, kClusterTile);
   Carver carver(block);
   center_ = carver.Take<float>(head_dim);
-  centroids_ = carver.Take<int8_t>(padded * head_dim);
-  centroid_scales_ = carver.Take<float>(padded);
-  spreads_ = carver.Take<uint8_t>(padded * head_dim);
-  spread_scales_ = carver.Take<float>(padded);
-  value_means_ = carver.Take<int8_t>(clusters * head_dim);
-  value_scales_ = carver.Take<float>(clusters);
-  value_energies_ = carver.Take<float>(clusters);
-  first_rows_ = carver.Take<uint32_t>(clusters + 1);
+  const auto place_level = [&](int64_t count, Level& level) {
+    const int64_t padded = RoundUp(count, kClusterTile);
+    level.centroids = carver.Take<int8_t>(padded * head_dim);
+    level.centroid_scales = carver.Take<float>(padded);
+    level.spreads = carver.Take<uint8_t>(padded * head_dim);
+    level.spread_scales = carver.Take<float>(padded);
+    level.value_means = carver.Take<int8_t>(count * head_dim);
+    level.value_scales = carver.Take<float>(count);
+    level.value_energies = carver.Take<float>(count);
+    level.first_rows = carver.Take<uint32_t>(count + 1);
+  };
+  place_level(clusters, clusters_);
+  place_level(RoundUp(clusters, kClusterTile) / kClusterTile, supers_);
   order_ = {carver.Take<uint16_t>(tokens), static_cast<size_t>(tokens)};
   return carver.bytes();
 }
@@ -61,50 +66,68 @@ size_t MetaIndex::BlockBytes(int64_t tokens, int64_t clusters, int32_t head_dim)
   return MetaIndex().Place(nullptr, tokens, clusters, head_dim);
 }
 
-MetaIndex::MetaIndex(const Clustering& clustering, const KeyFrame& frame, int32_t head_dim) : head_dim_(head_dim) {
-  const int64_t tokens = static_cast<int64_t>(clustering.order.size());
-  block_bytes_ = BlockBytes(tokens, clustering.clusters(), head_dim);
+MetaIndex::MetaIndex(const Clustering& grouped, const KeyFrame& frame, int32_t head_dim) : head_dim_(head_dim) {
+  const int64_t tokens = static_cast<int64_t>(grouped.order.size());
+  block_bytes_ = BlockBytes(tokens, grouped.clusters(), head_dim);
   block_ = AllocateAligned<std::byte>(static_cast<int64_t>(block_bytes_));
   std::memset(block_.get(), 0, block_bytes_);
-  Place(block_.get(), tokens, clustering.clusters(), head_dim);
+  Place(block_.get(), tokens, grouped.clusters(), head_dim);
   std::copy_n(frame.center, head_dim, center_);
-  std::copy(clustering.first_rows.begin(), clustering.first_rows.end(), first_rows_);
-  std::copy(clustering.order.begin(), clustering.order.end(), order_.begin());
-  view_ = {.clusters = clustering.clusters(),
-           .center = center_,
-           .centroids = centroids_,
-           .centroid_scales = centroid_scales_,
-           .spreads = spreads_,
-           .spread_scales = spread_scales_,
-           .value_means = value_means_,
-           .value_scales = value_scales_,
-           .value_energies = value_energies_,
-           .first_rows = first_rows_};
+  std::copy(grouped.order.begin(), grouped.order.end(), order_.begin());
+  ShowLevel(clusters_, grouped.first_rows);
+  ShowLevel(supers_, SuperRows(grouped));
 }
 
-void MetaIndex::SetKeys(const Clustering& clustering, const KeyFrame& frame, const float* working_keys) {
-  for (int64_t cluster = 0; cluster < clustering.clusters(); ++cluster) {
+void MetaIndex::ShowLevel(Level& level, std::span<const uint32_t> first_rows) {
+  std::copy(first_rows.begin(), first_rows.end(), level.first_rows);
+  level.view = {.clusters = static_cast<int64_t>(first_rows.size()) - 1,
+                .center = center_,
+                .centroids = level.centroids,
+                .centroid_scales = level.centroid_scales,
+                .spreads = level.spreads,
+                .spread_scales = level.spread_scales,
+                .value_means = level.value_means,
+                .value_scales = level.value_scales,
+                .value_energies = level.value_energies,
+                .first_rows = level.first_rows};
+}
+
+std::span<const uint16_t> MetaIndex::TokensOf(const Level& level, int64_t cluster) const {
+  const uint32_t first = level.first_rows[cluster];
+  return order_.subspan(first, level.first_rows[cluster + 1] - first);
+}
+
+void MetaIndex::SetKeys(const KeyFrame& frame, const float* working_keys) {
+  for (const Level* level : {&clusters_, &supers_}) SetLevelKeys(*level, frame, working_keys);
+}
+
+void MetaIndex::SetValues(const float* values) {
+  for (const Level* level : {&clusters_, &supers_}) SetLevelValues(*level, values);
+}
+
+void MetaIndex::SetLevelKeys(const Level& level, const KeyFrame& frame, const float* working_keys) {
+  for (int64_t cluster = 0; cluster < level.view.clusters; ++cluster) {
     float mean[kMaxHeadDim];
     float variance[kMaxHeadDim];
     int8_t centroid[kMaxHeadDim];
     uint8_t spread[kMaxHeadDim];
-    const ClusterRows rows{working_keys, clustering.tokens(cluster), head_dim_};
+    const ClusterRows rows{working_keys, TokensOf(level, cluster), head_dim_};
     MeanOfRows(rows, mean);
     VarianceOfRows(rows, mean, variance);
-    centroid_scales_[cluster] = QuantizeSigned(mean, head_dim_, frame.unit, centroid);
-    spread_scales_[cluster] = QuantizeUnsigned(variance, head_dim_, frame.unit * frame.unit, spread);
-    Scatter(centroid, head_dim_, cluster, centroids_);
-    Scatter(spread, head_dim_, cluster, spreads_);
+    level.centroid_scales[cluster] = QuantizeSigned(mean, head_dim_, frame.unit, centroid);
+    level.spread_scales[cluster] = QuantizeUnsigned(variance, head_dim_, frame.unit * frame.unit, spread);
+    Scatter(centroid, head_dim_, cluster, level.centroids);
+    Scatter(spread, head_dim_, cluster, level.spreads);
   }
 }
 
-void MetaIndex::SetValues(const Clustering& clustering, const float* values) {
-  for (int64_t cluster = 0; cluster < clustering.clusters(); ++cluster) {
+void MetaIndex::SetLevelValues(const Level& level, const float* values) {
+  for (int64_t cluster = 0; cluster < level.view.clusters; ++cluster) {
     float mean[kMaxHeadDim];
-    const ClusterRows rows{values, clustering.tokens(cluster), head_dim_};
+    const ClusterRows rows{values, TokensOf(level, cluster), head_dim_};
     MeanOfRows(rows, mean);
-    value_scales_[cluster] = QuantizeSigned(mean, head_dim_, 1, value_means_ + cluster * head_dim_);
-    value_energies_[cluster] = ToFiniteFloat(EnergyOfRows(rows));
+    level.value_scales[cluster] = QuantizeSigned(mean, head_dim_, 1, level.value_means + cluster * head_dim_);
+    level.value_energies[cluster] = ToFiniteFloat(EnergyOfRows(rows));
   }
 }
 

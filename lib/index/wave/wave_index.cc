@@ -13,6 +13,7 @@
 #include "lib/index/wave/kmeans.h"
 #include "lib/index/wave/meta_index.h"
 #include "lib/index/wave/row_math.h"
+#include "lib/index/wave/super_clusters.h"
 
 namespace swell {
 namespace wave {
@@ -22,7 +23,8 @@ class WaveIndex final : public SegmentIndex {
  public:
   explicit WaveIndex(MetaIndex meta) : meta_(std::move(meta)) {}
   std::span<const uint16_t> order() const override { return meta_.order(); }
-  ClusterView clusters() const override { return meta_.view(); }
+  const ClusterView& clusters() const override { return meta_.clusters(); }
+  const ClusterView& super_clusters() const override { return meta_.super_clusters(); }
   size_t bytes() const override { return sizeof(*this) + meta_.block_bytes(); }
 
  private:
@@ -104,8 +106,8 @@ class WaveIndexBuilder final : public IndexBuilder {
     if (!EnterFrame(tokens, head_dim, rows.get(), &frame)) return NonFinite("keys");
     const Clustering clustering =
         ClusterKeys(rows.get(), tokens, head_dim, InitialClusters(tokens, cluster_tokens_), iterations_);
-    MetaIndex meta(clustering, frame, head_dim);
-    meta.SetKeys(clustering, frame, rows.get());
+    MetaIndex meta(GroupClusters(clustering, rows.get(), head_dim), frame, head_dim);
+    meta.SetKeys(frame, rows.get());
 
     end = rows.get();
     for (const KvRun& run : runs) {
@@ -115,7 +117,7 @@ class WaveIndexBuilder final : public IndexBuilder {
     double sums[kMaxHeadDim];
     ScanRows(rows.get(), tokens, head_dim, sums);
     if (!AllFinite(sums, head_dim)) return NonFinite("values");
-    meta.SetValues(clustering, rows.get());
+    meta.SetValues(rows.get());
     return std::unique_ptr<const SegmentIndex>(std::make_unique<WaveIndex>(std::move(meta)));
   }
 
