@@ -46,7 +46,7 @@ void ScoreRows(const HeadShape& shape, const float* queries, const KvRun& run, f
 // Scores of clusters under a group's queries. Arrays are [group, stride]; entry [g, j] belongs to cluster j.
 struct ClusterScores {
   float* logits = nullptr;  // l_gj = scale * q_g . c_j
-  float* sigmas = nullptr;  // sigma_gj = scale * sqrt(sum_d q_gd^2 var_jd), nats
+  float* sigmas = nullptr;  // sigma_gj = scale * spread_j * sqrt(sum_d q_gd^2 profile_d), nats
   int64_t stride = 0;
 };
 
@@ -55,7 +55,8 @@ struct ClusterScores {
 void ScoreClusters(const HeadShape& shape, const float* queries, std::span<const ClusterRun> runs,
                    ClusterScores scores);
 
-// importance[j] in [0, 1] for `clusters` scored clusters, under `ranking` (types.h says the formulas).
+// importance[j] of `clusters` scored clusters, higher is better: under kOptimistic the largest log of a softmax over the
+// group, under kMass the mean softmax (types.h says of what).
 // log_mass[g] = log sum_j sizes[j] exp(l_gj): what the centroids say of the mass of all clusters; sizes [clusters].
 void RankClusters(int32_t group, int64_t clusters, const ClusterScores& scores, const uint32_t* sizes, Ranking ranking,
                   float kappa, float* importance, float* log_mass);
@@ -81,9 +82,9 @@ struct ErrorState {
   float* mass = nullptr;    // [group]: sum w_j, the estimated part of the denominator relative to state.max
 };
 
-// Adds the estimate of every cluster whose zone is kEstimated to `state` (group rows): always to the denominator, and
-// to the output where its share w_j exp(m - log_mass) is above 2^-20. `correct` multiplies by exp(min(sigma^2/2, 1)).
-// errors.cross leaves out clusters whose c_j is below 2^-12 of the average so far: many, and together next to nothing.
+// Adds the estimate of every cluster whose zone is kEstimated to `state` (group rows). `correct` multiplies weights by
+// exp(min(sigma^2/2, 1)). A cluster's mean value is read where its share w_j exp(m - log_mass) is above 2^-12; the
+// others of a tile, together next to nothing, count with the tile's mean value, in errors.cross as well.
 // Zones and scores have one entry for each cluster of `runs`, in their order. `errors` is in the scale of state.max
 // throughout: when state.max rises all four are rescaled.
 void EstimateClusters(const HeadShape& shape, std::span<const ClusterRun> runs, const ClusterScores& scores,

@@ -55,10 +55,10 @@ struct RetrievalOptions {
   float retrieve_share = 0.02F;     // (0, 1] of the clustered tokens (or clusters) of a KV head
   int64_t retrieve_tokens = 0;      // > 0: fixed number of tokens instead of the share
   int64_t max_retrieve_tokens = 0;  // > 0: ceiling on either
-  // Clusters are looked at where their super-cluster is opened: (0, 1] of the clustered tokens, at least four times
-  // those that are read; the other super-clusters are estimated as one. 1: every cluster is scored.
-  float open_share = 0.25F;
-  int64_t max_open_tokens = 0;  // > 0: ceiling on the tokens that open_share opens
+  // Clusters are scored where their super-cluster is opened: (0, 1] of the clustered tokens, at least four times those
+  // that are read; a super-cluster that stays closed is estimated as one cluster. 1 scores every cluster.
+  float open_share = 1.0F;
+  int64_t max_open_tokens = 262144;  // > 0: ceiling on the tokens that open_share opens
   float estimate_share = 1.0F;  // [0, 1] of all clusters: how many of those not read are estimated
   Ranking ranking = Ranking::kOptimistic;
   float kappa = 1.0F;           // weight of sigma in the ranking, >= 0

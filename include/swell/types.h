@@ -63,18 +63,21 @@ inline int64_t TokenOfRow(const KvRun& run, int64_t row) {
 constexpr int32_t kClusterTile = 16;
 
 // Meta index of one KV head of one segment: what is known of each cluster without reading its tokens.
-// Padding clusters of the last tile hold zeros and must never reach a result.
+// Padding clusters of the last tile hold zeros and must never reach a result. Arrays are 64-byte aligned.
 struct ClusterView {
   int64_t clusters = 0;                    // 0: nothing is clustered, every row is read exactly
-  const float* center = nullptr;           // [head_dim]: centroid j = center + centroid_scales[j] * centroids[.., j]
-  const int8_t* centroids = nullptr;       // [tiles, head_dim, kClusterTile]
+  const float* center = nullptr;           // [head_dim]: centroid j = center + centroid_scales[j] * centroids[.., j, .]
+  const int8_t* centroids = nullptr;       // [tiles, head_dim / 4, kClusterTile, 4]
   const float* centroid_scales = nullptr;  // [tiles * kClusterTile]
-  const uint8_t* spreads = nullptr;        // [tiles, head_dim, kClusterTile]: variance of the keys per dimension
-  const float* spread_scales = nullptr;    // [tiles * kClusterTile]: variance = scale * element
-  const int8_t* value_means = nullptr;     // [clusters, head_dim]; value sum = size * scale * element
-  const float* value_scales = nullptr;     // [clusters]
-  const float* value_energies = nullptr;   // [clusters]: mean over the tokens of |v|^2
-  const uint32_t* first_rows = nullptr;    // [clusters + 1]: cluster j holds rows first_rows[j] .. first_rows[j + 1]
+  const float* spread_profile =
+      nullptr;                          // [head_dim]: how the variance of keys in a cluster falls to dimensions, mean 1
+  const float* spreads = nullptr;       // [tiles * kClusterTile]: variance in dimension d = spread^2 * profile[d]
+  const int8_t* value_means = nullptr;  // [clusters, head_dim]; value sum = size * scale * element
+  const float* value_scales = nullptr;  // [clusters]
+  const float* value_energies = nullptr;  // [clusters]: mean over the tokens of |v|^2
+  const int8_t* tile_means = nullptr;     // [tiles, head_dim]: mean value of all tokens of a tile = scale * element
+  const float* tile_scales = nullptr;     // [tiles]
+  const uint32_t* first_rows = nullptr;   // [clusters + 1]: cluster j holds rows first_rows[j] .. first_rows[j + 1]
 };
 
 // Clusters [first, first + clusters) of a view; `first` is a multiple of kClusterTile.

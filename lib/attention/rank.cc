@@ -37,13 +37,23 @@ HWY_INLINE FloatVec LoadSizes(const uint32_t* sizes, int64_t count) {
   return hn::ConvertTo(FloatTag(), hn::BitCast(di, LoadUpTo(du, sizes, count, 0u)));
 }
 
-// Joins the softmax of one head into `importance`: the maximum, or the sum when `add`, of `share` times the softmax.
-void JoinHead(const HeadScores& head, float max_rank, float factor, bool first, bool add, float* importance) {
+// Joins one head into `importance`: under kMass `factor` times exp(rank - max_rank) is added; else the larger of the
+// ranks less `shift`, their log-softmax, stays.
+void JoinMass(const HeadScores& head, float max_rank, float factor, bool first, float* importance) {
   const FloatTag d;
   for (int64_t j = 0; j < head.clusters; j += hn::Lanes(d)) {
     const auto before = first ? hn::Zero(d) : LoadUpTo(importance + j, head.clusters - j, 0.0f);
-    const auto share = hn::Mul(Exp(hn::Sub(head.Rank(j), hn::Set(d, max_rank))), hn::Set(d, factor));
-    StoreUpTo(add ? hn::Add(before, share) : hn::Max(before, share), importance + j, head.clusters - j);
+    const auto share = Exp(hn::Sub(head.Rank(j), hn::Set(d, max_rank)));
+    StoreUpTo(hn::MulAdd(share, hn::Set(d, factor), before), importance + j, head.clusters - j);
+  }
+}
+
+void JoinOptimistic(const HeadScores& head, float shift, bool first, float* importance) {
+  const FloatTag d;
+  for (int64_t j = 0; j < head.clusters; j += hn::Lanes(d)) {
+    const auto share = hn::Sub(head.Rank(j), hn::Set(d, shift));
+    const auto before = first ? share : LoadUpTo(importance + j, head.clusters - j, 0.0f);
+    StoreUpTo(hn::Max(before, share), importance + j, head.clusters - j);
   }
 }
 
@@ -70,8 +80,11 @@ void Rank(int32_t group, int64_t clusters, const ClusterScores& scores, const ui
     }
     const float total = Sum(ranks);
     log_mass[g] = max_logit + std::log(Sum(mass));
-    const float heads = add ? static_cast<float>(group) : 1.0f;
-    JoinHead(head, max_rank, total > 0 ? 1 / (total * heads) : 0, g == 0, add, importance);
+    if (add) {
+      JoinMass(head, max_rank, total > 0 ? 1 / (total * static_cast<float>(group)) : 0, g == 0, importance);
+    } else {
+      JoinOptimistic(head, total > 0 ? max_rank + std::log(total) : max_rank, g == 0, importance);
+    }
   }
 }
 

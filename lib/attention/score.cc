@@ -1,4 +1,5 @@
-// Scores of clusters: one lane is one cluster, every dimension of a tile is one vector of int8.
+// Scores of clusters: one lane is one cluster; four dimensions of a tile are one vector of bytes.
+#include "lib/attention/byte_dots.h"
 #include "lib/base/simd_targets.h"
 #include "swell/attention.h"
 
@@ -14,142 +15,161 @@ namespace swell {
 namespace attention {
 namespace HWY_NAMESPACE {
 
-// A block is kTiles tiles of kParts vectors for kScoreQueries query heads; two sums each must stay in registers.
+// A block is kTiles tiles of kParts vectors for kScoreQueries query heads; their sums must stay in registers.
 constexpr int kParts = kClusterTile / hn::MaxLanes(FloatTag());
-constexpr int kTiles = kManyRegisters && kParts == 1 ? 2 : 1;  // at most 2: see Score
-constexpr int kScoreQueries = kManyRegisters ? (kParts == 1 ? 4 : 2) : HWY_MAX(1, 4 / kParts);
+constexpr int kTiles = kManyRegisters && kParts == 1 ? kDotTiles : 1;
+constexpr int kScoreQueries = kManyRegisters ? kDotQueries : HWY_MAX(1, 8 / kParts);
+
+// What the scores of one view's clusters have in common.
+struct ViewTerms {
+  float centers[kMaxGroup];  // q . center
+  float widths[kMaxGroup];   // sqrt(sum q^2 profile)
+};
+
+void FillTerms(const HeadShape& shape, const float* queries, const ClusterView& view, ViewTerms* terms) {
+  const FloatTag d;
+  for (int64_t g = 0; g < shape.group; ++g) {
+    auto center = hn::Zero(d), width = hn::Zero(d);
+    for (int64_t i = 0; i < shape.head_dim; i += hn::Lanes(d)) {
+      const auto query = hn::LoadU(d, queries + g * shape.head_dim + i);
+      center = hn::MulAdd(query, hn::LoadU(d, view.center + i), center);
+      width = hn::MulAdd(hn::Mul(query, query), hn::LoadU(d, view.spread_profile + i), width);
+    }
+    terms->centers[g] = Sum(center);
+    terms->widths[g] = std::sqrt(Sum(width));
+  }
+}
 
 // A tile and where its scores go.
 struct Tile {
   const ClusterView* view = nullptr;
-  int64_t first = 0;               // cluster
-  int64_t clusters = 0;            // without padding
-  int64_t to = 0;                  // entry of the scores
-  const float* centers = nullptr;  // [group]: q . center
+  int64_t first = 0;     // cluster
+  int64_t clusters = 0;  // without padding
+  int64_t to = 0;        // entry of the scores
+  const ViewTerms* terms = nullptr;
 };
 
-HWY_INLINE FloatVec LoadSpread(const uint8_t* from) {
+// Writes the products of one query head with part `part` of a tile's centroids as logits, and the sigmas.
+HWY_INLINE void StoreScores(const HeadShape& shape, const Tile& tile, int part, int64_t head, FloatVec products,
+                            const ClusterScores& scores) {
+  const FloatTag d;
+  const int64_t j = part * hn::Lanes(d);
+  if (j >= tile.clusters) return;
+  const auto scale = hn::Set(d, shape.scale);
+  const int64_t at = head * scores.stride + tile.to + j;
+  const auto center = hn::Set(d, tile.terms->centers[head]);
+  const auto dot = hn::MulAdd(hn::LoadU(d, tile.view->centroid_scales + tile.first + j), products, center);
+  const auto width = hn::Set(d, tile.terms->widths[head]);
+  const auto sigma = hn::Mul(hn::LoadU(d, tile.view->spreads + tile.first + j), width);
+  StoreUpTo(ClampLogit(hn::Mul(scale, dot)), scores.logits + at, tile.clusters - j);
+  StoreUpTo(ClampLogit(hn::Mul(scale, sigma)), scores.sigmas + at, tile.clusters - j);
+}
+
+// Byte kByte of every 32-bit lane, as float.
+template <int kByte>
+HWY_INLINE FloatVec ByteOf(hn::Vec<hn::RebindToSigned<FloatTag>> quads) {
+  return hn::ConvertTo(FloatTag(), hn::ShiftRight<24>(hn::ShiftLeft<24 - 8 * kByte>(quads)));
+}
+
+// Scores of one tile for kQueries heads from `head` on, in floats.
+template <int kQueries>
+void ScoreFloats(const HeadShape& shape, const float* queries, const Tile& tile, int64_t head,
+                 const ClusterScores& scores) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
-  const hn::Rebind<uint8_t, FloatTag> d8;
-  return hn::ConvertTo(d, hn::PromoteTo(di, hn::LoadU(d8, from)));
-}
-
-// Writes the sums of the kParts vectors of a tile as logits and sigmas of one query head.
-HWY_INLINE void StoreTile(const HeadShape& shape, const Tile& tile, float center_dot, const FloatVec* dots,
-                          const FloatVec* variances, float* logits, float* sigmas) {
-  const FloatTag d;
-  const auto scale = hn::Set(d, shape.scale);
-  for (int p = 0; p < kParts; ++p) {
-    const int64_t j = p * hn::Lanes(d);
-    if (j >= tile.clusters) return;
-    const int64_t cluster = tile.first + j;
-    const auto dot = hn::MulAdd(hn::LoadU(d, tile.view->centroid_scales + cluster), dots[p], hn::Set(d, center_dot));
-    const auto variance = hn::Mul(hn::LoadU(d, tile.view->spread_scales + cluster), variances[p]);
-    StoreUpTo(ClampLogit(hn::Mul(scale, dot)), logits + j, tile.clusters - j);
-    StoreUpTo(ClampLogit(hn::Mul(scale, hn::Sqrt(variance))), sigmas + j, tile.clusters - j);
-  }
-}
-
-// Logits and sigmas of kBlockTiles tiles, for kQueries heads from `head` on.
-template <int kBlockTiles, int kQueries>
-void ScoreBlock(const HeadShape& shape, const float* queries, const float* squares, const Tile* tiles, int64_t head,
-                const ClusterScores& scores) {
-  const FloatTag d;
   const int64_t lanes = hn::Lanes(d);
   const int64_t head_dim = shape.head_dim;
   const float* query = queries + head * head_dim;
-  const float* square = squares + head * head_dim;
-  const int8_t* centroids[kBlockTiles];
-  const uint8_t* spreads[kBlockTiles];
-  for (int tile = 0; tile < kBlockTiles; ++tile) {
-    centroids[tile] = tiles[tile].view->centroids + tiles[tile].first * head_dim;
-    spreads[tile] = tiles[tile].view->spreads + tiles[tile].first * head_dim;
-  }
-  FloatVec dots[kQueries][kBlockTiles * kParts], variances[kQueries][kBlockTiles * kParts];
-  for (int q = 0; q < kQueries; ++q) {
-    for (int v = 0; v < kBlockTiles * kParts; ++v) dots[q][v] = variances[q][v] = hn::Zero(d);
-  }
-  for (int64_t i = 0; i < head_dim; ++i) {
-    for (int v = 0; v < kBlockTiles * kParts; ++v) {
-      const int64_t at = i * kClusterTile + v % kParts * lanes;
-      const auto centroid = Int8Rows::Load(d, centroids[v / kParts] + at);
-      const auto spread = LoadSpread(spreads[v / kParts] + at);
+  const auto* quads = reinterpret_cast<const int32_t*>(tile.view->centroids + tile.first * head_dim);
+  for (int part = 0; part < kParts; ++part) {
+    FloatVec products[kQueries];
+    for (auto& product : products) product = hn::Zero(d);
+    for (int64_t i = 0; i < head_dim; i += kQuad) {
+      const auto bytes = hn::LoadU(di, quads + i / kQuad * kClusterTile + part * lanes);
+      const FloatVec centroids[kQuad] = {ByteOf<0>(bytes), ByteOf<1>(bytes), ByteOf<2>(bytes), ByteOf<3>(bytes)};
       for (int q = 0; q < kQueries; ++q) {
-        dots[q][v] = hn::MulAdd(hn::Set(d, query[q * head_dim + i]), centroid, dots[q][v]);
-        variances[q][v] = hn::MulAdd(hn::Set(d, square[q * head_dim + i]), spread, variances[q][v]);
+        for (int b = 0; b < kQuad; ++b) {
+          products[q] = hn::MulAdd(hn::Set(d, query[q * head_dim + i + b]), centroids[b], products[q]);
+        }
+      }
+    }
+    for (int q = 0; q < kQueries; ++q) StoreScores(shape, tile, part, head + q, products[q], scores);
+  }
+}
+
+void ScoreTileInFloats(const HeadShape& shape, const float* queries, const Tile& tile, const ClusterScores& scores) {
+  int64_t head = 0;
+  for (; head + kScoreQueries <= shape.group; head += kScoreQueries) {
+    ScoreFloats<kScoreQueries>(shape, queries, tile, head, scores);
+  }
+  for (; head < shape.group; ++head) ScoreFloats<1>(shape, queries, tile, head, scores);
+}
+
+void ScoreTilesInBytes(const HeadShape& shape, const QuantizedQueries& queries, const Tile* tiles, int32_t n_tiles,
+                       const ClusterScores& scores) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  const int8_t* centroids[kDotTiles] = {};
+  for (int32_t t = 0; t < n_tiles; ++t) centroids[t] = tiles[t].view->centroids + tiles[t].first * shape.head_dim;
+  alignas(64) int32_t dots[kDotQueries][kDotTiles][kClusterTile];
+  for (int32_t head = 0; head < shape.group; head += kDotQueries) {
+    const int32_t n_queries = std::min(shape.group - head, kDotQueries);
+    DotBytes(queries, head, n_queries, centroids, n_tiles, dots);
+    for (int32_t q = 0; q < n_queries; ++q) {
+      const auto step = hn::Set(d, queries.steps[head + q]);
+      for (int32_t t = 0; t < n_tiles; ++t) {
+        for (int part = 0; part < kParts; ++part) {
+          const auto dot = hn::ConvertTo(d, hn::Load(di, dots[q][t] + part * hn::Lanes(d)));
+          StoreScores(shape, tiles[t], part, head + q, hn::Mul(step, dot), scores);
+        }
       }
     }
   }
-  for (int q = 0; q < kQueries; ++q) {
-    for (int tile = 0; tile < kBlockTiles; ++tile) {
-      const int64_t at = (head + q) * scores.stride + tiles[tile].to;
-      StoreTile(shape, tiles[tile], tiles[tile].centers[head + q], dots[q] + tile * kParts,
-                variances[q] + tile * kParts, scores.logits + at, scores.sigmas + at);
-    }
-  }
 }
 
-template <int kBlockTiles>
-void ScoreHeads(const HeadShape& shape, const float* queries, const float* squares, const Tile* tiles,
-                const ClusterScores& scores) {
-  constexpr int kThree = HWY_MIN(3, kScoreQueries), kTwo = HWY_MIN(2, kScoreQueries);
-  for (int64_t head = 0; head < shape.group; head += kScoreQueries) {
-    switch (std::min<int64_t>(shape.group - head, kScoreQueries)) {
-      case 1:
-        ScoreBlock<kBlockTiles, 1>(shape, queries, squares, tiles, head, scores);
-        break;
-      case 2:
-        ScoreBlock<kBlockTiles, kTwo>(shape, queries, squares, tiles, head, scores);
-        break;
-      case 3:
-        ScoreBlock<kBlockTiles, kThree>(shape, queries, squares, tiles, head, scores);
-        break;
-      default:
-        ScoreBlock<kBlockTiles, kScoreQueries>(shape, queries, squares, tiles, head, scores);
-        break;
-    }
-  }
-}
-
-// products[g] = query head g . center
-void DotCenter(const HeadShape& shape, const float* queries, const float* center, float* products) {
-  const FloatTag d;
-  for (int64_t g = 0; g < shape.group; ++g) {
-    auto sum = hn::Zero(d);
-    for (int64_t i = 0; i < shape.head_dim; i += hn::Lanes(d)) {
-      sum = hn::MulAdd(hn::LoadU(d, queries + g * shape.head_dim + i), hn::LoadU(d, center + i), sum);
-    }
-    products[g] = Sum(sum);
-  }
-}
-
-void Score(const HeadShape& shape, const float* queries, std::span<const ClusterRun> runs, ClusterScores scores) {
-  alignas(64) float squares[kMaxGroup * kMaxHeadDim];
-  for (int64_t i = 0; i < shape.group * shape.head_dim; ++i) squares[i] = queries[i] * queries[i];
-  // Of the run that a tile is from, and of the run before it, from which a tile may still wait for a block.
-  float centers[2][kMaxGroup];
+// Calls score(tiles, count) for blocks of up to kTiles tiles of `runs`.
+template <typename ScoreTiles>
+void ForEachBlock(const HeadShape& shape, const float* queries, std::span<const ClusterRun> runs,
+                  const ScoreTiles& score) {
+  // Of the view that a tile is from, and of the one before it, from which a tile may still wait.
+  static_assert(kTiles <= 2);
+  ViewTerms terms[2];
   int which = 0;
-  const float* center = nullptr;
+  const ClusterView* view = nullptr;
   Tile waiting[kTiles];
   int tiles = 0;
   int64_t to = 0;
   for (const ClusterRun& run : runs) {
     for (int64_t j = 0; j < run.clusters; j += kClusterTile) {
-      if (run.view->center != center) {
-        center = run.view->center;
+      if (run.view != view) {
+        view = run.view;
         which ^= 1;
-        DotCenter(shape, queries, center, centers[which]);
+        FillTerms(shape, queries, *view, &terms[which]);
       }
       const int64_t clusters = std::min<int64_t>(kClusterTile, run.clusters - j);
-      waiting[tiles++] = {run.view, run.first + j, clusters, to, centers[which]};
+      waiting[tiles++] = {run.view, run.first + j, clusters, to, &terms[which]};
       to += clusters;
       if (tiles < kTiles) continue;
-      ScoreHeads<kTiles>(shape, queries, squares, waiting, scores);
+      score(waiting, tiles);
       tiles = 0;
     }
   }
-  if (tiles > 0) ScoreHeads<1>(shape, queries, squares, waiting, scores);
+  if (tiles > 0) score(waiting, tiles);
+}
+
+void Score(const HeadShape& shape, const float* queries, std::span<const ClusterRun> runs, ClusterScores scores) {
+#if HWY_TARGET == HWY_AVX3
+  if (HasByteDots()) {
+    const QuantizedQueries quantized(shape.group, shape.head_dim, queries);
+    ForEachBlock(shape, queries, runs, [&](const Tile* tiles, int32_t count) HWY_ATTR {
+      ScoreTilesInBytes(shape, quantized, tiles, count, scores);
+    });
+    return;
+  }
+#endif
+  ForEachBlock(shape, queries, runs, [&](const Tile* tiles, int32_t count) HWY_ATTR {
+    for (int32_t t = 0; t < count; ++t) ScoreTileInFloats(shape, queries, tiles[t], scores);
+  });
 }
 
 }  // namespace HWY_NAMESPACE

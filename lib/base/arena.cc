@@ -33,6 +33,22 @@ class Order {
 #endif
 };
 
+// Whether this thread runs a body of a ParallelFor.
+class Inside {
+ public:
+  Inside() : outer_(std::exchange(inside_, true)) {}
+  ~Inside() { inside_ = outer_; }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+  static bool Any() { return inside_; }
+
+ private:
+  static thread_local bool inside_;
+  const bool outer_;
+};
+
+thread_local bool Inside::inside_ = false;
+
 // Threads that work through a queue of jobs.
 class BackgroundQueue {
  public:
@@ -100,16 +116,20 @@ void Arena::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body) {
   if (count <= 0) return;
   Order order;
   const auto ordered = [&](int64_t i) {
+    const Inside inside;
     order.Acquire();
     body(i);
     order.Release();
   };
+  const auto run = [&] { oneapi::tbb::parallel_for(int64_t{0}, count, ordered, oneapi::tbb::simple_partitioner()); };
   order.Release();
-  impl_->foreground.execute([&] {
-    // Isolation keeps a waiting caller from picking up the work of another one before its own is done.
-    oneapi::tbb::this_task_arena::isolate(
-        [&] { oneapi::tbb::parallel_for(int64_t{0}, count, ordered, oneapi::tbb::simple_partitioner()); });
-  });
+  if (Inside::Any()) {
+    run();
+  } else {
+    // Isolation keeps a waiting caller from picking up the work of another one before its own is done. What its bodies
+    // call belongs to the same work.
+    impl_->foreground.execute([&] { oneapi::tbb::this_task_arena::isolate(run); });
+  }
   order.Acquire();
 }
 

@@ -25,8 +25,8 @@ class Arena {
 
   int threads() const;
 
-  // Calls body(0) .. body(count - 1), in any order, on several threads; the calling thread takes part. Exceptions of a
-  // body reach the caller.
+  // Calls body(0) .. body(count - 1), in any order, on several threads; the calling thread takes part. A body may call
+  // it again: threads that wait for the outer bodies help with the inner ones. Exceptions of a body reach the caller.
   void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body);
 
   // Runs `job` later on a background thread; jobs start in the order of the calls. `job` must not throw.

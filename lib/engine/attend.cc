@@ -16,11 +16,6 @@
 namespace swell {
 namespace {
 
-// Head steps of a retrieving call are planned this many at a time, which bounds the memory for scores.
-constexpr int64_t kStepsPerWave = 64;
-// Exact tasks run together until their states take this much: 64 MiB.
-constexpr int64_t kStateFloatsPerWave = int64_t{1} << 24;
-
 // True error over the kernel's prediction, which takes the tokens of a cluster as independent: 2.4 to 3.9 on needles,
 // lines and recall at 16K tokens of a real model (docs/measurements.md).
 constexpr float kErrorCalibration = 2.7F;
@@ -92,143 +87,95 @@ void WriteCertificates(Context& context, const Job& job, int32_t head, int64_t q
   }
 }
 
-// --- exact: blocks of query positions over every visible row --------------------------------------------------------
-
-struct ExactUnit {
+// A block of query positions of one KV head of one item. Units run in parallel, and so do the pieces of each.
+struct Unit {
   Job* job = nullptr;
-  HeadTask task;
+  int32_t head = 0;
+  int64_t first_query = 0;
+  int64_t n_queries = 1;
 };
 
-std::vector<ExactUnit> MakeExactUnits(const Context& context, std::span<const std::unique_ptr<Job>> jobs) {
+// The task of `unit`, without pieces.
+HeadTask MakeTask(const Context& context, const Unit& unit) {
   const HeadShape shape = context.head_shape();
-  const int64_t block = std::max<int64_t>(1, kQueryRowsPerTask / shape.group);
-  std::vector<ExactUnit> units;
+  HeadTask task;
+  task.n_queries = unit.n_queries;
+  task.first_position = unit.job->first_position() + unit.first_query;
+  task.queries = unit.job->queries +
+                 (unit.first_query * context.query_heads() + int64_t{unit.head} * shape.group) * shape.head_dim;
+  task.query_stride = context.query_heads() * shape.head_dim;
+  return task;
+}
+
+// --- exact: every visible row ---------------------------------------------------------------------------------------
+
+void RunExact(Context& context, const Unit& unit) {
+  HeadTask task = MakeTask(context, unit);
+  const int64_t end = task.first_position + task.n_queries;
+  AddPieces(context.head_shape(), AllRuns(unit.job->layer, unit.head, end), unit.job->item->n_queries > 1, task);
+  RunTask(context, task);
+  WriteOutput(context, *unit.job, unit.head, unit.first_query, unit.n_queries, task.State(0));
+  for (int64_t q = 0; q < unit.n_queries; ++q) {
+    const int64_t visible = task.first_position + q + 1;
+    WriteCertificates(context, *unit.job, unit.head, unit.first_query + q,
+                      {visible, visible, visible * context.token_bytes(), 0.0F, 0.0F}, nullptr, nullptr);
+  }
+}
+
+// --- retrieve: what the index says
+// ------------------------------------------------------------------------------------
+
+// Centroids, scales, spreads and sizes of what was scored; scales, energies and the tiles' mean values of what was
+// estimated. Mean values of single clusters are few and not counted.
+int64_t MetaBytes(const HeadShape& shape, const HeadStep& step) {
+  const int64_t scored = shape.head_dim + 3 * static_cast<int64_t>(sizeof(float));
+  const int64_t estimated = shape.head_dim / kClusterTile + 2 * static_cast<int64_t>(sizeof(float));
+  return step.clusters_scored * scored + step.clusters_estimated * estimated;
+}
+
+void RunRetrieve(Context& context, int32_t layer, const Unit& unit) {
+  const HeadShape shape = context.head_shape();
+  Job& job = *unit.job;
+  const SequenceOptions& options = job.sequence->config->options;
+  HeadTask task = MakeTask(context, unit);
+  HeadStep step;
+  step.layer = &job.layer;
+  step.sequence = &options;
+  step.retrieval = job.item->retrieval != nullptr ? job.item->retrieval : &options.retrieval;
+  step.layer_index = layer;
+  step.head = unit.head;
+  step.position = task.first_position;
+  step.queries = task.queries;
+  PlanHeadStep(context, step);
+  AddPieces(shape, step.exact, false, task);
+  AddPieces(shape, step.masked, true, task);
+  AddEstimates(step, task);
+  RunTask(context, task);
+  std::array<float, kMaxGroup> errors{};
+  std::array<float, kMaxGroup> shares{};
+  if (!step.segments.empty()) {
+    attention::PredictError(shape, task.State(0), task.Errors(0), errors.data(), shares.data());
+    for (float& error : errors) error *= kErrorCalibration;
+  }
+  WriteOutput(context, job, unit.head, unit.first_query, 1, task.State(0));
+  const int64_t bytes = step.tokens_read * context.token_bytes() + MetaBytes(shape, step);
+  WriteCertificates(context, job, unit.head, unit.first_query, {step.position + 1, step.tokens_read, bytes, 0.0F, 0.0F},
+                    shares.data(), errors.data());
+}
+
+std::vector<Unit> MakeUnits(const Context& context, std::span<const std::unique_ptr<Job>> jobs) {
+  std::vector<Unit> units;
   for (const auto& job : jobs) {
-    if (job->item->mode != AttendMode::kExact) continue;
-    for (int32_t head = 0; head < context.shape().kv_heads; ++head) {
-      for (int64_t q = 0; q < job->item->n_queries; q += block) {
-        const int64_t n = std::min(block, job->item->n_queries - q);
-        const int64_t end = job->first_position() + q + n;
-        ExactUnit& unit = units.emplace_back();
-        unit.job = job.get();
-        unit.task.head = head;
-        unit.task.first_query = q;
-        unit.task.n_queries = n;
-        unit.task.first_position = job->first_position() + q;
-        unit.task.queries = job->queries + (q * context.query_heads() + int64_t{head} * shape.group) * shape.head_dim;
-        unit.task.query_stride = context.query_heads() * shape.head_dim;
-        AddPieces(shape, AllRuns(job->layer, head, end), job->item->n_queries > 1, unit.task);
+    const bool exact = job->item->mode == AttendMode::kExact;
+    const int64_t block = exact ? std::max<int64_t>(1, kQueryRowsPerTask / context.shape().group) : 1;
+    for (int64_t query = 0; query < job->item->n_queries; query += block) {
+      const int64_t n_queries = std::min(block, job->item->n_queries - query);
+      for (int32_t head = 0; head < context.shape().kv_heads; ++head) {
+        units.push_back({job.get(), head, query, n_queries});
       }
     }
   }
   return units;
-}
-
-void ExactWave(Context& context, std::span<ExactUnit> units) {
-  std::vector<HeadTask*> tasks;
-  for (ExactUnit& unit : units) tasks.push_back(&unit.task);
-  RunTasks(context, tasks);
-  context.arena.ParallelFor(static_cast<int64_t>(units.size()), [&](int64_t i) {
-    const HeadTask& task = units[i].task;
-    Job& job = *units[i].job;
-    WriteOutput(context, job, task.head, task.first_query, task.n_queries, task.State(0));
-    for (int64_t q = 0; q < task.n_queries; ++q) {
-      const int64_t visible = task.first_position + q + 1;
-      WriteCertificates(context, job, task.head, task.first_query + q,
-                        {visible, visible, visible * context.token_bytes(), 0.0F, 0.0F}, nullptr, nullptr);
-    }
-  });
-}
-
-void AttendExact(Context& context, std::span<const std::unique_ptr<Job>> jobs) {
-  std::vector<ExactUnit> units = MakeExactUnits(context, jobs);
-  const std::span<ExactUnit> all(units);
-  for (size_t first = 0; first < all.size();) {
-    size_t count = 0;
-    for (int64_t floats = 0; first + count < all.size() && floats < kStateFloatsPerWave; ++count) {
-      floats += units[first + count].task.StateFloats(context.head_shape());
-    }
-    ExactWave(context, all.subspan(first, count));
-    for (ExactUnit& unit : all.subspan(first, count)) unit.task = {};
-    first += count;
-  }
-}
-
-// --- retrieve: every query position of every KV head on its own -----------------------------------------------------
-
-struct RetrieveUnit {
-  Job* job = nullptr;
-  int64_t query = 0;
-  int32_t head = 0;
-};
-
-int64_t MetaBytes(const HeadShape& shape, const HeadStep& step) {
-  const int64_t scored = 2 * shape.head_dim + 2 * static_cast<int64_t>(sizeof(float));
-  const int64_t estimated = shape.head_dim + 2 * static_cast<int64_t>(sizeof(float));
-  return step.clusters_scored * scored + step.clusters_estimated * estimated;
-}
-
-void RetrieveWave(Context& context, int32_t layer, std::span<const RetrieveUnit> units) {
-  const HeadShape shape = context.head_shape();
-  std::vector<HeadStep> steps(units.size());
-  for (size_t i = 0; i < units.size(); ++i) {
-    const auto& [job, query, head] = units[i];
-    const SequenceOptions& options = job->sequence->config->options;
-    HeadStep& step = steps[i];
-    step.layer = &job->layer;
-    step.sequence = &options;
-    step.retrieval = job->item->retrieval != nullptr ? job->item->retrieval : &options.retrieval;
-    step.layer_index = layer;
-    step.head = head;
-    step.position = job->first_position() + query;
-    step.queries = job->queries + (query * context.query_heads() + int64_t{head} * shape.group) * shape.head_dim;
-  }
-  std::vector<HeadStep*> planned(steps.size());
-  for (size_t i = 0; i < steps.size(); ++i) planned[i] = &steps[i];
-  PlanHeadSteps(context, planned);
-  std::vector<HeadTask> tasks(units.size());
-  std::vector<HeadTask*> pointers(units.size());
-  for (size_t i = 0; i < units.size(); ++i) {
-    HeadTask& task = tasks[i];
-    task.head = units[i].head;
-    task.first_query = units[i].query;
-    task.first_position = steps[i].position;
-    task.queries = steps[i].queries;
-    task.query_stride = int64_t{shape.group} * shape.head_dim;
-    AddPieces(shape, steps[i].exact, false, task);
-    AddPieces(shape, steps[i].masked, true, task);
-    AddEstimates(steps[i], task);
-    pointers[i] = &task;
-  }
-  RunTasks(context, pointers);
-  context.arena.ParallelFor(static_cast<int64_t>(units.size()), [&](int64_t i) {
-    const auto& [job, query, head] = units[i];
-    const HeadStep& step = steps[i];
-    std::array<float, kMaxGroup> errors{};
-    std::array<float, kMaxGroup> shares{};
-    if (!step.segments.empty()) {
-      attention::PredictError(shape, tasks[i].State(0), tasks[i].Errors(0), errors.data(), shares.data());
-      for (float& error : errors) error *= kErrorCalibration;
-    }
-    WriteOutput(context, *job, head, query, 1, tasks[i].State(0));
-    const int64_t bytes = step.tokens_read * context.token_bytes() + MetaBytes(shape, step);
-    WriteCertificates(context, *job, head, query, {step.position + 1, step.tokens_read, bytes, 0.0F, 0.0F},
-                      shares.data(), errors.data());
-  });
-}
-
-void AttendRetrieve(Context& context, int32_t layer, std::span<const std::unique_ptr<Job>> jobs) {
-  std::vector<RetrieveUnit> units;
-  for (const auto& job : jobs) {
-    if (job->item->mode != AttendMode::kRetrieve) continue;
-    for (int64_t query = 0; query < job->item->n_queries; ++query) {
-      for (int32_t head = 0; head < context.shape().kv_heads; ++head) units.push_back({job.get(), query, head});
-    }
-  }
-  const std::span<const RetrieveUnit> all(units);
-  for (size_t first = 0; first < all.size(); first += kStepsPerWave) {
-    RetrieveWave(context, layer, all.subspan(first, std::min<size_t>(kStepsPerWave, all.size() - first)));
-  }
 }
 
 }  // namespace
@@ -254,8 +201,14 @@ void AttendSequences(Context& context, int32_t layer, std::span<const AttendItem
     statuses[i] = Begin(context, layer, *job);
     if (statuses[i].ok()) jobs.push_back(std::move(job));
   }
-  AttendExact(context, jobs);
-  AttendRetrieve(context, layer, jobs);
+  const std::vector<Unit> units = MakeUnits(context, jobs);
+  context.arena.ParallelFor(static_cast<int64_t>(units.size()), [&](int64_t i) {
+    if (units[i].job->item->mode == AttendMode::kExact) {
+      RunExact(context, units[i]);
+    } else {
+      RunRetrieve(context, layer, units[i]);
+    }
+  });
   for (const auto& job : jobs) {
     context.counters.attend_calls.fetch_add(job->item->n_queries, std::memory_order_relaxed);
     if (!job->overflow.load()) continue;

@@ -91,16 +91,11 @@ void AddEstimates(const HeadStep& step, HeadTask& task) {
   }
 }
 
-void RunTasks(Context& context, std::span<HeadTask* const> tasks) {
+void RunTask(Context& context, HeadTask& task) {
   const HeadShape shape = context.head_shape();
-  std::vector<std::pair<HeadTask*, int64_t>> work;
-  for (HeadTask* task : tasks) {
-    task->Allocate(shape);
-    for (size_t i = 0; i < task->pieces.size(); ++i) work.emplace_back(task, static_cast<int64_t>(i));
-  }
-  context.arena.ParallelFor(static_cast<int64_t>(work.size()),
-                            [&](int64_t i) { RunPiece(shape, *work[i].first, work[i].second); });
-  context.arena.ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t i) { MergePieces(shape, *tasks[i]); });
+  task.Allocate(shape);
+  context.arena.ParallelFor(static_cast<int64_t>(task.pieces.size()), [&](int64_t i) { RunPiece(shape, task, i); });
+  MergePieces(shape, task);
 }
 
 }  // namespace swell

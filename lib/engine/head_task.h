@@ -17,8 +17,6 @@ namespace swell {
 constexpr int64_t kQueryRowsPerTask = 192;
 
 struct HeadTask {
-  int32_t head = 0;
-  int64_t first_query = 0;  // within the item
   int64_t n_queries = 1;
   int64_t first_position = 0;      // of the first query
   const float* queries = nullptr;  // [n_queries, group, head_dim], query_stride floats between positions
@@ -38,10 +36,6 @@ struct HeadTask {
   attention::ErrorState Errors(int64_t piece) const;
 
   void Allocate(const HeadShape& shape);  // throws std::bad_alloc
-  // What Allocate takes for the states of all pieces.
-  int64_t StateFloats(const HeadShape& shape) const {
-    return static_cast<int64_t>(pieces.size()) * n_queries * shape.group * (shape.head_dim + 2);
-  }
 
  private:
   int64_t rows_ = 0;
@@ -57,8 +51,8 @@ void AddPieces(const HeadShape& shape, const std::vector<KvRun>& runs, bool mask
 // Adds the pieces that estimate what `step` does not read; `step` must outlive the task.
 void AddEstimates(const HeadStep& step, HeadTask& task);
 
-// Runs every piece of every task and merges. Throws std::bad_alloc before anything ran.
-void RunTasks(Context& context, std::span<HeadTask* const> tasks);
+// Runs every piece and merges. Throws std::bad_alloc before anything ran.
+void RunTask(Context& context, HeadTask& task);
 
 }  // namespace swell
 

@@ -108,8 +108,8 @@ bool BeginStep(const HeadShape& shape, HeadStep& step) {
 }
 
 // Ranks a level and chooses its retrieval and estimation zones; returns the tokens of the retrieved clusters.
-int64_t SelectLevel(const HeadShape& shape, const RetrievalOptions& options, BudgetUnit unit, int64_t retrieve,
-                    int64_t estimate, RankedLevel& level) {
+int64_t SelectLevel(const HeadShape& shape, const RetrievalOptions& options, BudgetUnit unit, float kappa,
+                    int64_t retrieve, int64_t estimate, RankedLevel& level) {
   std::vector<uint32_t> sizes;
   sizes.reserve(static_cast<size_t>(level.clusters));
   for (const ClusterRun& run : level.runs) {
@@ -118,7 +118,7 @@ int64_t SelectLevel(const HeadShape& shape, const RetrievalOptions& options, Bud
   }
   const auto importance = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(level.clusters));
   const auto scratch = std::make_unique_for_overwrite<uint32_t[]>(static_cast<size_t>(level.clusters));
-  attention::RankClusters(shape.group, level.clusters, level.Scores(0), sizes.data(), options.ranking, options.kappa,
+  attention::RankClusters(shape.group, level.clusters, level.Scores(0), sizes.data(), options.ranking, kappa,
                           importance.get(), level.log_mass.data());
   return attention::SelectClusters(level.clusters, importance.get(), sizes.data(), unit, retrieve, estimate,
                                    level.zones.data(), scratch.get());
@@ -147,7 +147,8 @@ void ForEachRetrieved(const RankedLevel& level, const Take& take) {
 void OpenSuperClusters(const HeadShape& shape, HeadStep& step) {
   const auto estimate =
       std::llround(static_cast<double>(step.retrieval->estimate_share) * static_cast<double>(step.supers.clusters));
-  SelectLevel(shape, *step.retrieval, BudgetUnit::kTokens, step.budget.open_tokens, estimate, step.supers);
+  SelectLevel(shape, *step.retrieval, BudgetUnit::kTokens, step.retrieval->kappa, step.budget.open_tokens, estimate,
+              step.supers);
   ForEachRetrieved(step.supers, [&](size_t run, int64_t first, int64_t last) {
     const int32_t segment = step.supers.segments[run];
     const ClusterView& view = step.segments[segment].index->clusters();
@@ -159,8 +160,8 @@ void OpenSuperClusters(const HeadShape& shape, HeadStep& step) {
 
 // Chooses the clusters that are read and adds their rows to step.exact, neighbours in one run.
 void SelectClusters(const HeadShape& shape, HeadStep& step) {
-  step.tokens_read += SelectLevel(shape, *step.retrieval, step.retrieval->unit, step.budget.retrieve,
-                                  step.budget.estimate, step.clusters);
+  step.tokens_read += SelectLevel(shape, *step.retrieval, step.retrieval->unit, step.retrieval->kappa,
+                                  step.budget.retrieve, step.budget.estimate, step.clusters);
   ForEachRetrieved(step.clusters, [&](size_t r, int64_t first, int64_t last) {
     const ClusterRun& run = step.clusters.runs[r];
     const uint32_t* rows = run.view->first_rows + run.first;
@@ -178,15 +179,11 @@ void SelectClusters(const HeadShape& shape, HeadStep& step) {
   }
 }
 
-void ScoreLevels(Context& context, std::span<HeadStep* const> steps, RankedLevel HeadStep::*level) {
-  std::vector<std::pair<const HeadStep*, RankedLevel::Piece>> scoring;
-  for (const HeadStep* step : steps) {
-    for (const RankedLevel::Piece& piece : (step->*level).Pieces()) scoring.emplace_back(step, piece);
-  }
+void ScoreLevel(Context& context, const HeadStep& step, const RankedLevel& level) {
   const HeadShape shape = context.head_shape();
-  context.arena.ParallelFor(static_cast<int64_t>(scoring.size()), [&](int64_t i) {
-    const auto& [step, piece] = scoring[i];
-    attention::ScoreClusters(shape, step->queries, piece.runs, (step->*level).Scores(piece.first_cluster));
+  const std::vector<RankedLevel::Piece> pieces = level.Pieces();
+  context.arena.ParallelFor(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
+    attention::ScoreClusters(shape, step.queries, pieces[i].runs, level.Scores(pieces[i].first_cluster));
   });
 }
 
@@ -225,21 +222,15 @@ void PlanExact(HeadStep& step) {
   ReadEverything(step);
 }
 
-void PlanHeadSteps(Context& context, std::span<HeadStep* const> steps) {
+void PlanHeadStep(Context& context, HeadStep& step) {
   const HeadShape shape = context.head_shape();
-  std::vector<HeadStep*> selecting;
-  std::vector<HeadStep*> opening;
-  for (HeadStep* step : steps) {
-    if (!BeginStep(shape, *step)) continue;
-    selecting.push_back(step);
-    if (step->supers.clusters > 0) opening.push_back(step);
+  if (!BeginStep(shape, step)) return;
+  if (step.supers.clusters > 0) {
+    ScoreLevel(context, step, step.supers);
+    OpenSuperClusters(shape, step);
   }
-  ScoreLevels(context, opening, &HeadStep::supers);
-  context.arena.ParallelFor(static_cast<int64_t>(opening.size()),
-                            [&](int64_t i) { OpenSuperClusters(shape, *opening[i]); });
-  ScoreLevels(context, selecting, &HeadStep::clusters);
-  context.arena.ParallelFor(static_cast<int64_t>(selecting.size()),
-                            [&](int64_t i) { SelectClusters(shape, *selecting[i]); });
+  ScoreLevel(context, step, step.clusters);
+  SelectClusters(shape, step);
 }
 
 }  // namespace swell

@@ -67,7 +67,7 @@ struct HeadStep {
   int64_t position = 0;            // of the query: it sees tokens 0 .. position
   const float* queries = nullptr;  // [group, head_dim]
 
-  // Found by PlanHeadSteps.
+  // Found by PlanHeadStep.
   std::vector<KvRun> exact;                // rows to read, all visible
   std::vector<KvRun> masked;               // rows of which some lie beyond `position`
   std::vector<ClusteredSegment> segments;  // whose clusters were ranked; empty: everything is read
@@ -79,8 +79,8 @@ struct HeadStep {
   int64_t clusters_estimated = 0;
 };
 
-// Fills what is to be found in every step. Throws std::bad_alloc.
-void PlanHeadSteps(Context& context, std::span<HeadStep* const> steps);
+// Fills what is to be found. Throws std::bad_alloc.
+void PlanHeadStep(Context& context, HeadStep& step);
 
 // Everything visible is read: for AttendMode::kExact.
 void PlanExact(HeadStep& step);

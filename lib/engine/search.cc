@@ -128,16 +128,15 @@ void SearchSequences(Context& context, int32_t layer, std::span<const SearchItem
     if (statuses[i].ok()) jobs.push_back(std::move(job));
   }
   std::vector<Unit> units = MakeUnits(context, layer, jobs);
-  std::vector<HeadStep*> retrieving;
-  for (Unit& unit : units) {
+  context.arena.ParallelFor(static_cast<int64_t>(units.size()), [&](int64_t i) {
+    Unit& unit = units[i];
     if (unit.job->item->mode == AttendMode::kExact) {
       PlanExact(unit.step);
     } else {
-      retrieving.push_back(&unit.step);
+      PlanHeadStep(context, unit.step);
     }
-  }
-  PlanHeadSteps(context, retrieving);
-  context.arena.ParallelFor(static_cast<int64_t>(units.size()), [&](int64_t i) { FindBest(shape, units[i]); });
+    FindBest(shape, unit);
+  });
   for (const Unit& unit : units) WriteBest(shape, unit);
 }
 

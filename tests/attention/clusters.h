@@ -11,23 +11,27 @@ struct Clusters {
     const int64_t tiles = (count + kClusterTile - 1) / kClusterTile;
     center = random->Normals(head_dim, 0.5f);
     // Lanes of padding hold poison here: whatever is in them must never reach a result.
-    centroids.assign(tiles * head_dim * kClusterTile, 127);
-    spreads.assign(centroids.size(), 255);
+    centroids.assign(tiles * head_dim * kClusterTile / sizeof(Line), Line{});
+    std::fill_n(Bytes(), tiles * head_dim * kClusterTile, int8_t{127});
     centroid_scales.assign(tiles * kClusterTile, kNan);
-    spread_scales.assign(tiles * kClusterTile, kNan);
+    spreads.assign(tiles * kClusterTile, kNan);
     value_means.resize(count * head_dim);
     first_rows.push_back(random->Below(100));
+    for (int64_t i = 0; i < head_dim; ++i) profile.push_back(0.01f * random->Below(200));
     for (int64_t j = 0; j < count; ++j) {
       centroid_scales[j] = 0.02f * (0.5f + 0.01f * random->Below(100));
-      spread_scales[j] = 0.01f * random->Below(100) / 255;
+      spreads[j] = 0.01f * random->Below(100);
       value_scales.push_back(0.001f * (1 + random->Below(30)));
       value_energies.push_back(0.1f * (1 + random->Below(50)));
       first_rows.push_back(first_rows.back() + 1 + random->Below(20));
       for (int64_t i = 0; i < head_dim; ++i) {
-        centroids[At(j, i)] = static_cast<int8_t>(random->Below(255) - 127);
-        spreads[At(j, i)] = static_cast<uint8_t>(random->Below(256));
+        Bytes()[At(j, i)] = static_cast<int8_t>(random->Below(255) - 127);
         value_means[j * head_dim + i] = static_cast<int8_t>(random->Below(255) - 127);
       }
+    }
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      tile_scales.push_back(0.001f * (1 + random->Below(30)));
+      for (int64_t i = 0; i < head_dim; ++i) tile_means.push_back(static_cast<int8_t>(random->Below(255) - 127));
     }
   }
 
@@ -35,31 +39,43 @@ struct Clusters {
     ClusterView result;
     result.clusters = count;
     result.center = center.data();
-    result.centroids = centroids.data();
+    result.centroids = Bytes();
     result.centroid_scales = centroid_scales.data();
+    result.spread_profile = profile.data();
     result.spreads = spreads.data();
-    result.spread_scales = spread_scales.data();
     result.value_means = value_means.data();
     result.value_scales = value_scales.data();
     result.value_energies = value_energies.data();
+    result.tile_means = tile_means.data();
+    result.tile_scales = tile_scales.data();
     result.first_rows = first_rows.data();
     return result;
   }
 
   int64_t At(int64_t cluster, int64_t dimension) const {
-    return (cluster / kClusterTile * head_dim + dimension) * kClusterTile + cluster % kClusterTile;
+    return (cluster / kClusterTile * head_dim / 4 + dimension / 4) * kClusterTile * 4 + cluster % kClusterTile * 4 +
+           dimension % 4;
   }
   double Logit(const HeadShape& shape, const float* query, int64_t j) const {
     double dot = 0;
     for (int64_t i = 0; i < head_dim; ++i) {
-      dot += query[i] * (center[i] + static_cast<double>(centroid_scales[j]) * centroids[At(j, i)]);
+      dot += query[i] * (center[i] + static_cast<double>(centroid_scales[j]) * Bytes()[At(j, i)]);
     }
     return shape.scale * dot;
+  }
+  // What rounding the query to 15 bits may change in Logit.
+  double LogitRounding(const HeadShape& shape, const float* query, int64_t j) const {
+    double largest = 0, sum = 0;
+    for (int64_t i = 0; i < head_dim; ++i) {
+      largest = std::max(largest, std::abs(static_cast<double>(query[i])));
+      sum += std::abs(static_cast<double>(Bytes()[At(j, i)]));
+    }
+    return shape.scale * centroid_scales[j] * sum * largest / 16256 / 2;
   }
   double Sigma(const HeadShape& shape, const float* query, int64_t j) const {
     double variance = 0;
     for (int64_t i = 0; i < head_dim; ++i) {
-      variance += static_cast<double>(query[i]) * query[i] * spread_scales[j] * spreads[At(j, i)];
+      variance += static_cast<double>(query[i]) * query[i] * spreads[j] * spreads[j] * profile[i];
     }
     return shape.scale * std::sqrt(variance);
   }
@@ -70,11 +86,18 @@ struct Clusters {
     return sizes;
   }
 
+  // ClusterView's alignment.
+  struct alignas(64) Line {
+    int8_t bytes[64];
+  };
+  const int8_t* Bytes() const { return centroids.data()->bytes; }
+  int8_t* Bytes() { return centroids.data()->bytes; }
+
   int64_t count;
   int64_t head_dim;
-  std::vector<float> center, centroid_scales, spread_scales, value_scales, value_energies;
-  std::vector<int8_t> centroids, value_means;
-  std::vector<uint8_t> spreads;
+  std::vector<float> center, centroid_scales, profile, spreads, value_scales, value_energies, tile_scales;
+  std::vector<Line> centroids;
+  std::vector<int8_t> value_means, tile_means;
   std::vector<uint32_t> first_rows;
 };
 

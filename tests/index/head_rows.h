@@ -116,11 +116,13 @@ inline std::string Contents(const SegmentIndex& index, int64_t head_dim) {
     append(view->center, head_dim);
     append(view->centroids, padded * head_dim);
     append(view->centroid_scales, padded);
-    append(view->spreads, padded * head_dim);
-    append(view->spread_scales, padded);
+    append(view->spread_profile, head_dim);
+    append(view->spreads, padded);
     append(view->value_means, view->clusters * head_dim);
     append(view->value_scales, view->clusters);
     append(view->value_energies, view->clusters);
+    append(view->tile_means, padded / kClusterTile * head_dim);
+    append(view->tile_scales, padded / kClusterTile);
     append(view->first_rows, view->clusters + 1);
   }
   return contents;

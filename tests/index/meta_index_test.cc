@@ -13,7 +13,7 @@ namespace {
 constexpr uint32_t kSeed = 4711;
 
 int64_t TileElement(int64_t cluster, int64_t dim, int64_t head_dim) {
-  return (cluster / kClusterTile * head_dim + dim) * kClusterTile + cluster % kClusterTile;
+  return (cluster / kClusterTile * head_dim / 4 + dim / 4) * kClusterTile * 4 + cluster % kClusterTile * 4 + dim % 4;
 }
 
 // Mean and variance of one column over the tokens of a cluster.
@@ -45,41 +45,55 @@ void ExpectMeta(const HeadRows& head, const SegmentIndex& index, const ClusterVi
   for (int64_t i = 0; i < head_dim; ++i) {
     EXPECT_NEAR(view.center[i], Moments(head.keys.decoded, head_dim, i, all).mean, key_rounding);
   }
+  const auto tokens_of = [&](int64_t first, int64_t last) {
+    return index.order().subspan(view.first_rows[first], view.first_rows[last] - view.first_rows[first]);
+  };
+  std::vector<double> profile(head_dim, 0.0);
+  double total = 0;
   for (int64_t cluster = 0; cluster < view.clusters; ++cluster) {
     SCOPED_TRACE(testing::Message() << "cluster " << cluster);
-    const auto tokens =
-        index.order().subspan(view.first_rows[cluster], view.first_rows[cluster + 1] - view.first_rows[cluster]);
+    const auto tokens = tokens_of(cluster, cluster + 1);
     const double scale = view.centroid_scales[cluster];
-    const double spread_scale = view.spread_scales[cluster];
     const double value_scale = view.value_scales[cluster];
     if (tokens.size() == 1) {
-      EXPECT_EQ(spread_scale, 0);
+      EXPECT_EQ(view.spreads[cluster], 0);
     }
     double energy = 0;
+    double variance = 0;
     for (int64_t i = 0; i < head_dim; ++i) {
       const Moments key(head.keys.decoded, head_dim, i, tokens);
       const Moments value(head.values.decoded, head_dim, i, tokens);
       energy += value.mean * value.mean + value.variance;
+      variance += key.variance / static_cast<double>(head_dim);
+      profile[i] += key.variance * static_cast<double>(tokens.size());
+      total += key.variance * static_cast<double>(tokens.size());
       const double centroid = view.center[i] + scale * view.centroids[TileElement(cluster, i, head_dim)];
       EXPECT_NEAR(centroid, key.mean, 0.5 * scale + key_rounding);
-      const double spread = spread_scale * view.spreads[TileElement(cluster, i, head_dim)];
-      const double variance_rounding =
-          4 * key_rounding * (key_rounding + std::sqrt(key.variance)) + 1e-6 * key.variance;
-      EXPECT_NEAR(spread, key.variance, 0.5 * spread_scale + variance_rounding);
       const double value_mean = value_scale * view.value_means[cluster * head_dim + i];
       EXPECT_NEAR(value_mean, value.mean, 0.5 * value_scale + value_rounding);
       EXPECT_GT(view.centroids[TileElement(cluster, i, head_dim)], -128);
     }
+    EXPECT_NEAR(view.spreads[cluster], std::sqrt(variance), 4 * key_rounding + 1e-5 * std::sqrt(variance));
     EXPECT_NEAR(view.value_energies[cluster], energy, 1e-6 * energy);
+  }
+  for (int64_t i = 0; i < head_dim; ++i) {
+    const double expected = total > 0 ? profile[i] * static_cast<double>(head_dim) / total : 1;
+    EXPECT_NEAR(view.spread_profile[i], expected, 1e-4 * expected + 1e-4);
+  }
+  for (int64_t first = 0; first < view.clusters; first += kClusterTile) {
+    const int64_t tile = first / kClusterTile;
+    const auto tokens = tokens_of(first, std::min<int64_t>(first + kClusterTile, view.clusters));
+    for (int64_t i = 0; i < head_dim; ++i) {
+      const double mean = static_cast<double>(view.tile_scales[tile]) * view.tile_means[tile * head_dim + i];
+      EXPECT_NEAR(mean, Moments(head.values.decoded, head_dim, i, tokens).mean,
+                  0.5 * view.tile_scales[tile] + value_rounding);
+    }
   }
   const int64_t padded = (view.clusters + kClusterTile - 1) / kClusterTile * kClusterTile;
   for (int64_t cluster = view.clusters; cluster < padded; ++cluster) {
     EXPECT_EQ(view.centroid_scales[cluster], 0);
-    EXPECT_EQ(view.spread_scales[cluster], 0);
-    for (int64_t i = 0; i < head_dim; ++i) {
-      EXPECT_EQ(view.centroids[TileElement(cluster, i, head_dim)], 0);
-      EXPECT_EQ(view.spreads[TileElement(cluster, i, head_dim)], 0);
-    }
+    EXPECT_EQ(view.spreads[cluster], 0);
+    for (int64_t i = 0; i < head_dim; ++i) EXPECT_EQ(view.centroids[TileElement(cluster, i, head_dim)], 0);
   }
 }
 
@@ -91,13 +105,16 @@ void ExpectMeta(const HeadRows& head, const SegmentIndex& index) {
 // No figure of the view, nor what readers multiply out of it, is NaN or Inf.
 void ExpectFinite(const HeadRows& head, const SegmentIndex& index) {
   const ClusterView view = index.clusters();
-  for (int64_t i = 0; i < head.shape.head_dim; ++i) EXPECT_TRUE(std::isfinite(view.center[i]));
+  for (int64_t i = 0; i < head.shape.head_dim; ++i) {
+    EXPECT_TRUE(std::isfinite(view.center[i]));
+    EXPECT_TRUE(std::isfinite(view.spread_profile[i]));
+  }
   for (int64_t cluster = 0; cluster < view.clusters; ++cluster) {
     EXPECT_TRUE(std::isfinite(view.centroid_scales[cluster] * 127));
-    EXPECT_TRUE(std::isfinite(view.spread_scales[cluster] * 255));
+    EXPECT_TRUE(std::isfinite(view.spreads[cluster]));
     EXPECT_TRUE(std::isfinite(view.value_scales[cluster] * 127));
     EXPECT_TRUE(std::isfinite(view.value_energies[cluster]));
-    EXPECT_GE(view.spread_scales[cluster], 0);
+    EXPECT_GE(view.spreads[cluster], 0);
   }
 }
 
@@ -126,7 +143,7 @@ TEST(MetaIndexTest, IdenticalKeysAreOneClusterWithoutSpread) {
   const HeadRows head(DType::kFloat32, 64, rows, rows);
   const auto index = BuildIndex({}, head.shape, head.Whole());
   ASSERT_EQ(index->clusters().clusters, 1);
-  EXPECT_EQ(index->clusters().spread_scales[0], 0);
+  EXPECT_EQ(index->clusters().spreads[0], 0);
   ExpectMeta(head, *index);
 }
 

@@ -1,6 +1,7 @@
 #include "lib/index/wave/meta_index.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -29,11 +30,13 @@ class Carver {
   size_t bytes_ = 0;
 };
 
+// Dimensions that lie side by side in a tile (ClusterView::centroids).
+constexpr int64_t kQuad = 4;
+
 // Writes one cluster's elements into its lane of the tiles.
-template <typename T>
-void Scatter(const T* elements, int32_t head_dim, int64_t cluster, T* tiles) {
-  T* lane = tiles + cluster / kClusterTile * kClusterTile * head_dim + cluster % kClusterTile;
-  for (int64_t i = 0; i < head_dim; ++i) lane[i * kClusterTile] = elements[i];
+void Scatter(const int8_t* elements, int32_t head_dim, int64_t cluster, int8_t* tiles) {
+  int8_t* lane = tiles + cluster / kClusterTile * kClusterTile * head_dim + cluster % kClusterTile * kQuad;
+  for (int64_t i = 0; i < head_dim; ++i) lane[i / kQuad * kClusterTile * kQuad + i % kQuad] = elements[i];
 }
 
 float ToFiniteFloat(double x) {
@@ -49,11 +52,13 @@ size_t MetaIndex::Place(std::byte* block, int64_t tokens, int64_t clusters, int3
     const int64_t padded = RoundUp(count, kClusterTile);
     level.centroids = carver.Take<int8_t>(padded * head_dim);
     level.centroid_scales = carver.Take<float>(padded);
-    level.spreads = carver.Take<uint8_t>(padded * head_dim);
-    level.spread_scales = carver.Take<float>(padded);
+    level.spread_profile = carver.Take<float>(head_dim);
+    level.spreads = carver.Take<float>(padded);
     level.value_means = carver.Take<int8_t>(count * head_dim);
     level.value_scales = carver.Take<float>(count);
     level.value_energies = carver.Take<float>(count);
+    level.tile_means = carver.Take<int8_t>(padded / kClusterTile * head_dim);
+    level.tile_scales = carver.Take<float>(padded / kClusterTile);
     level.first_rows = carver.Take<uint32_t>(count + 1);
   };
   place_level(clusters, clusters_);
@@ -84,17 +89,18 @@ void MetaIndex::ShowLevel(Level& level, std::span<const uint32_t> first_rows) {
                 .center = center_,
                 .centroids = level.centroids,
                 .centroid_scales = level.centroid_scales,
+                .spread_profile = level.spread_profile,
                 .spreads = level.spreads,
-                .spread_scales = level.spread_scales,
                 .value_means = level.value_means,
                 .value_scales = level.value_scales,
                 .value_energies = level.value_energies,
+                .tile_means = level.tile_means,
+                .tile_scales = level.tile_scales,
                 .first_rows = level.first_rows};
 }
 
-std::span<const uint16_t> MetaIndex::TokensOf(const Level& level, int64_t cluster) const {
-  const uint32_t first = level.first_rows[cluster];
-  return order_.subspan(first, level.first_rows[cluster + 1] - first);
+std::span<const uint16_t> MetaIndex::TokensOf(const Level& level, int64_t first, int64_t last) const {
+  return order_.subspan(level.first_rows[first], level.first_rows[last] - level.first_rows[first]);
 }
 
 void MetaIndex::SetKeys(const KeyFrame& frame, const float* working_keys) {
@@ -106,28 +112,43 @@ void MetaIndex::SetValues(const float* values) {
 }
 
 void MetaIndex::SetLevelKeys(const Level& level, const KeyFrame& frame, const float* working_keys) {
+  double profile[kMaxHeadDim] = {};
+  double total = 0;
   for (int64_t cluster = 0; cluster < level.view.clusters; ++cluster) {
     float mean[kMaxHeadDim];
     float variance[kMaxHeadDim];
     int8_t centroid[kMaxHeadDim];
-    uint8_t spread[kMaxHeadDim];
-    const ClusterRows rows{working_keys, TokensOf(level, cluster), head_dim_};
+    const ClusterRows rows{working_keys, TokensOf(level, cluster, cluster + 1), head_dim_};
     MeanOfRows(rows, mean);
     VarianceOfRows(rows, mean, variance);
     level.centroid_scales[cluster] = QuantizeSigned(mean, head_dim_, frame.unit, centroid);
-    level.spread_scales[cluster] = QuantizeUnsigned(variance, head_dim_, frame.unit * frame.unit, spread);
     Scatter(centroid, head_dim_, cluster, level.centroids);
-    Scatter(spread, head_dim_, cluster, level.spreads);
+    double sum = 0;
+    for (int64_t i = 0; i < head_dim_; ++i) {
+      sum += variance[i];
+      profile[i] += variance[i] * static_cast<double>(rows.tokens.size());
+    }
+    level.spreads[cluster] = ToFiniteFloat(frame.unit * std::sqrt(sum / head_dim_));
+    total += sum * static_cast<double>(rows.tokens.size());
+  }
+  for (int64_t i = 0; i < head_dim_; ++i) {
+    level.spread_profile[i] = total > 0 ? static_cast<float>(profile[i] * head_dim_ / total) : 1.0F;
   }
 }
 
 void MetaIndex::SetLevelValues(const Level& level, const float* values) {
+  float mean[kMaxHeadDim];
   for (int64_t cluster = 0; cluster < level.view.clusters; ++cluster) {
-    float mean[kMaxHeadDim];
-    const ClusterRows rows{values, TokensOf(level, cluster), head_dim_};
+    const ClusterRows rows{values, TokensOf(level, cluster, cluster + 1), head_dim_};
     MeanOfRows(rows, mean);
     level.value_scales[cluster] = QuantizeSigned(mean, head_dim_, 1, level.value_means + cluster * head_dim_);
     level.value_energies[cluster] = ToFiniteFloat(EnergyOfRows(rows));
+  }
+  for (int64_t first = 0; first < level.view.clusters; first += kClusterTile) {
+    const int64_t tile = first / kClusterTile;
+    const int64_t last = std::min<int64_t>(first + kClusterTile, level.view.clusters);
+    MeanOfRows({values, TokensOf(level, first, last), head_dim_}, mean);
+    level.tile_scales[tile] = QuantizeSigned(mean, head_dim_, 1, level.tile_means + tile * head_dim_);
   }
 }
 

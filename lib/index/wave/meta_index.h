@@ -42,11 +42,13 @@ class MetaIndex {
   struct Level {
     int8_t* centroids = nullptr;
     float* centroid_scales = nullptr;
-    uint8_t* spreads = nullptr;
-    float* spread_scales = nullptr;
+    float* spread_profile = nullptr;
+    float* spreads = nullptr;
     int8_t* value_means = nullptr;
     float* value_scales = nullptr;
     float* value_energies = nullptr;
+    int8_t* tile_means = nullptr;
+    float* tile_scales = nullptr;
     uint32_t* first_rows = nullptr;
     ClusterView view;
   };
@@ -58,7 +60,7 @@ class MetaIndex {
   void ShowLevel(Level& level, std::span<const uint32_t> first_rows);
   void SetLevelKeys(const Level& level, const KeyFrame& frame, const float* working_keys);
   void SetLevelValues(const Level& level, const float* values);
-  std::span<const uint16_t> TokensOf(const Level& level, int64_t cluster) const;
+  std::span<const uint16_t> TokensOf(const Level& level, int64_t first, int64_t last) const;
 
   AlignedArray<std::byte> block_;
   size_t block_bytes_ = 0;

@@ -87,11 +87,10 @@ double EnergyOfRows(const ClusterRows& cluster) {
   return hn::GetLane(hn::SumOfLanes(kDoubles, sum)) / static_cast<double>(cluster.tokens.size());
 }
 
-template <typename T>
-float Quantize(const float* x, int32_t head_dim, double unit, T* to) {
-  constexpr int32_t kSteps = std::numeric_limits<T>::max();
+float QuantizeSigned(const float* x, int32_t head_dim, double unit, int8_t* to) {
+  constexpr int32_t kSteps = std::numeric_limits<int8_t>::max();
   const hn::RebindToSigned<decltype(kFloats)> ints;
-  const hn::Rebind<T, decltype(kFloats)> bytes;
+  const hn::Rebind<int8_t, decltype(kFloats)> bytes;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(kFloats));
   auto largest = hn::Zero(kFloats);
   for (int64_t i = 0; i < head_dim; i += lanes) largest = hn::Max(largest, hn::Abs(hn::LoadU(kFloats, x + i)));
@@ -100,7 +99,7 @@ float Quantize(const float* x, int32_t head_dim, double unit, T* to) {
   const double scale = std::min(maximum * unit / kSteps, largest_scale);
   const float step = maximum / kSteps;
   if (scale < std::numeric_limits<float>::min() || step < std::numeric_limits<float>::min()) {
-    std::fill(to, to + head_dim, T{0});
+    std::fill(to, to + head_dim, int8_t{0});
     return 0;
   }
   const auto inverse = hn::Set(kFloats, 1 / step);
@@ -109,14 +108,6 @@ float Quantize(const float* x, int32_t head_dim, double unit, T* to) {
     hn::StoreU(hn::DemoteTo(bytes, hn::Min(rounded, hn::Set(ints, kSteps))), bytes, to + i);
   }
   return static_cast<float>(scale);
-}
-
-float QuantizeSigned(const float* x, int32_t head_dim, double unit, int8_t* to) {
-  return Quantize(x, head_dim, unit, to);
-}
-
-float QuantizeUnsigned(const float* x, int32_t head_dim, double unit, uint8_t* to) {
-  return Quantize(x, head_dim, unit, to);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -132,7 +123,6 @@ HWY_EXPORT(MeanOfRows);
 HWY_EXPORT(VarianceOfRows);
 HWY_EXPORT(EnergyOfRows);
 HWY_EXPORT(QuantizeSigned);
-HWY_EXPORT(QuantizeUnsigned);
 
 float ScanRows(const float* rows, int64_t count, int32_t head_dim, double* sums) {
   return HWY_DYNAMIC_DISPATCH(ScanRows)(rows, count, head_dim, sums);
@@ -152,10 +142,6 @@ double EnergyOfRows(const ClusterRows& cluster) { return HWY_DYNAMIC_DISPATCH(En
 
 float QuantizeSigned(const float* x, int32_t head_dim, double unit, int8_t* to) {
   return HWY_DYNAMIC_DISPATCH(QuantizeSigned)(x, head_dim, unit, to);
-}
-
-float QuantizeUnsigned(const float* x, int32_t head_dim, double unit, uint8_t* to) {
-  return HWY_DYNAMIC_DISPATCH(QuantizeUnsigned)(x, head_dim, unit, to);
 }
 
 }  // namespace swell::wave

@@ -37,9 +37,6 @@ double EnergyOfRows(const ClusterRows& cluster);
 // where scale * 127 is finite.
 float QuantizeSigned(const float* x, int32_t head_dim, double unit, int8_t* to);
 
-// The same for x >= 0 with 255 steps.
-float QuantizeUnsigned(const float* x, int32_t head_dim, double unit, uint8_t* to);
-
 }  // namespace swell::wave
 
 #endif  // SWELL_LIB_INDEX_WAVE_ROW_MATH_H_

@@ -77,9 +77,8 @@ void MoveCentroids(Grouping& grouping) {
   std::fill(grouping.lanes.begin(), grouping.lanes.end(), 0.0F);
   for (int64_t c = 0; c < grouping.clusters; ++c) {
     const int64_t s = grouping.membership[c];
-    const auto members = static_cast<float>(s + 1 < grouping.supers
-                                                ? int64_t{kClusterTile}
-                                                : grouping.clusters - (grouping.supers - 1) * kClusterTile);
+    const auto members = static_cast<float>(
+        s + 1 < grouping.supers ? int64_t{kClusterTile} : grouping.clusters - (grouping.supers - 1) * kClusterTile);
     for (int64_t i = 0; i < grouping.head_dim; ++i) {
       grouping.lanes[i * grouping.supers + s] += grouping.centroids[c * grouping.head_dim + i] / members;
     }

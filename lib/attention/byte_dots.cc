@@ -1,0 +1,126 @@
+#include "lib/attention/byte_dots.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace swell::attention {
+
+QuantizedQueries::QuantizedQueries(int32_t group, int32_t dims, const float* queries) : head_dim(dims) {
+  for (int64_t g = 0; g < group; ++g) {
+    const float* query = queries + g * head_dim;
+    float largest = 0;
+    for (int64_t i = 0; i < head_dim; ++i) largest = std::max(largest, std::abs(query[i]));
+    steps[g] = largest / 16256;
+    if (steps[g] < std::numeric_limits<float>::min()) steps[g] = 0;  // its reciprocal would not be finite
+    const float inverse = steps[g] > 0 ? 1 / steps[g] : 0;
+    sums[g] = 0;
+    for (int64_t i = 0; i < head_dim; ++i) {
+      const float scaled = query[i] * inverse;
+      const auto rounded = static_cast<int32_t>(scaled + (scaled < 0 ? -0.5F : 0.5F));
+      const int32_t upper = (rounded + 64) >> 7;
+      high[g * head_dim + i] = static_cast<int8_t>(upper);
+      low[g * head_dim + i] = static_cast<int8_t>(rounded - upper * 128);
+      sums[g] += rounded;
+    }
+  }
+}
+
+#if defined(__x86_64__)
+
+namespace {
+
+// (The header's shifts draw false warnings from GCC 12, bug 105593.)
+using Lanes = int32_t __attribute__((vector_size(64)));
+
+#define SWELL_VNNI __attribute__((target("avx512f,avx512bw,avx512vnni")))
+
+SWELL_VNNI inline __m512i Broadcast(const int8_t* quad) {
+  int32_t bytes;
+  std::memcpy(&bytes, quad, sizeof(bytes));
+  return _mm512_set1_epi32(bytes);
+}
+
+// The instruction multiplies unsigned by signed bytes: centroids go in with 128 added, and 128 times the sum of the
+// query is taken off again.
+template <int kTiles, int kQueries>
+SWELL_VNNI void DotBlock(const QuantizedQueries& queries, int32_t head, const int8_t* const* tiles,
+                         int32_t dots[kDotQueries][kDotTiles][kClusterTile]) {
+  const int64_t head_dim = queries.head_dim;
+  const int8_t* high = queries.high + head * head_dim;
+  const int8_t* low = queries.low + head * head_dim;
+  const __m512i offset = _mm512_set1_epi8(static_cast<char>(0x80));
+  __m512i highs[kQueries][kTiles], lows[kQueries][kTiles];
+  for (int q = 0; q < kQueries; ++q) {
+    for (int t = 0; t < kTiles; ++t) highs[q][t] = lows[q][t] = _mm512_setzero_si512();
+  }
+  for (int64_t i = 0; i < head_dim; i += kQuad) {
+    __m512i centroids[kTiles];
+    for (int t = 0; t < kTiles; ++t) {
+      const int8_t* line = tiles[t] + i * kClusterTile;
+      centroids[t] = _mm512_xor_si512(_mm512_load_si512(line), offset);
+      // The hardware stops at the end of a page, which is about one block. Past the end of a view this asks for what
+      // nobody reads, which costs less than to know.
+      _mm_prefetch(reinterpret_cast<const char*>(line) + kTiles * kClusterTile * head_dim, _MM_HINT_T0);
+    }
+    for (int q = 0; q < kQueries; ++q) {
+      const __m512i upper = Broadcast(high + q * head_dim + i);
+      const __m512i lower = Broadcast(low + q * head_dim + i);
+      for (int t = 0; t < kTiles; ++t) {
+        highs[q][t] = _mm512_dpbusd_epi32(highs[q][t], centroids[t], upper);
+        lows[q][t] = _mm512_dpbusd_epi32(lows[q][t], centroids[t], lower);
+      }
+    }
+  }
+  for (int q = 0; q < kQueries; ++q) {
+    const int32_t correction = 128 * queries.sums[head + q];
+    for (int t = 0; t < kTiles; ++t) {
+      const Lanes sum = (reinterpret_cast<Lanes>(highs[q][t]) << 7) + reinterpret_cast<Lanes>(lows[q][t]) - correction;
+      std::memcpy(dots[q][t], &sum, sizeof(sum));
+    }
+  }
+}
+
+template <int kTiles>
+void DotTiles(const QuantizedQueries& queries, int32_t head, int32_t n_queries, const int8_t* const* tiles,
+              int32_t dots[kDotQueries][kDotTiles][kClusterTile]) {
+  switch (n_queries) {
+    case 1:
+      return DotBlock<kTiles, 1>(queries, head, tiles, dots);
+    case 2:
+      return DotBlock<kTiles, 2>(queries, head, tiles, dots);
+    case 3:
+      return DotBlock<kTiles, 3>(queries, head, tiles, dots);
+    default:
+      return DotBlock<kTiles, 4>(queries, head, tiles, dots);
+  }
+}
+
+}  // namespace
+
+bool HasByteDots() {
+  static const bool has = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw");
+  return has;
+}
+
+void DotBytes(const QuantizedQueries& queries, int32_t head, int32_t n_queries, const int8_t* const* tiles,
+              int32_t n_tiles, int32_t dots[kDotQueries][kDotTiles][kClusterTile]) {
+  if (n_tiles == 1) return DotTiles<1>(queries, head, n_queries, tiles, dots);
+  DotTiles<2>(queries, head, n_queries, tiles, dots);
+}
+
+#else
+
+bool HasByteDots() { return false; }
+
+void DotBytes(const QuantizedQueries&, int32_t, int32_t, const int8_t* const*, int32_t,
+              int32_t[kDotQueries][kDotTiles][kClusterTile]) {}
+
+#endif
+
+}  // namespace swell::attention
