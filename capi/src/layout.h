@@ -49,7 +49,7 @@ static_assert(sizeof(swell_engine_options) == 64);
 static_assert(sizeof(swell_engine_shape) == 32);
 static_assert(sizeof(swell_engine_stats) == 112);
 static_assert(sizeof(swell_sequence_options) == 32);
-static_assert(sizeof(swell_retrieval_options) == 56);
+static_assert(sizeof(swell_retrieval_options) == 72);
 static_assert(sizeof(swell_layer_info) == 48);
 static_assert(sizeof(swell_segment_info) == 48);
 static_assert(sizeof(swell_put_item) == 32);

@@ -34,6 +34,8 @@ swell_retrieval_options ToC(const RetrievalOptions& from) {
   target.retrieve_tokens = from.retrieve_tokens;
   target.max_retrieve_tokens = from.max_retrieve_tokens;
   target.floor_tokens = from.floor_tokens;
+  target.open_share = from.open_share;
+  target.max_open_tokens = from.max_open_tokens;
   return target;
 }
 
@@ -59,7 +61,7 @@ Status ReadRetrievalOptions(const swell_retrieval_options* from, RetrievalOption
   SWELL_RETURN_IF_ERROR(CheckEnum("options.unit", options.unit, BudgetUnit::kClusters));
   SWELL_RETURN_IF_ERROR(CheckEnum("options.ranking", options.ranking, Ranking::kMass));
   SWELL_RETURN_IF_ERROR(CheckZero("options.flags: unknown bits", options.flags & ~SWELL_RETRIEVAL_CORRECT));
-  SWELL_RETURN_IF_ERROR(CheckZero("options.reserved", options.reserved));
+  SWELL_RETURN_IF_ERROR(CheckZero("options.reserved", options.reserved | options.reserved_2));
   target->unit = static_cast<BudgetUnit>(options.unit);
   target->ranking = static_cast<Ranking>(options.ranking);
   target->correct = (options.flags & SWELL_RETRIEVAL_CORRECT) != 0;
@@ -69,6 +71,8 @@ Status ReadRetrievalOptions(const swell_retrieval_options* from, RetrievalOption
   target->retrieve_tokens = options.retrieve_tokens;
   target->max_retrieve_tokens = options.max_retrieve_tokens;
   target->floor_tokens = options.floor_tokens;
+  target->open_share = options.open_share;
+  target->max_open_tokens = options.max_open_tokens;
   return OkStatus();
 }
 

@@ -3,12 +3,11 @@
 #include <utility>
 
 #include "lib/base/checked.h"
+#include "lib/base/pages.h"
 #include "swell/store.h"
 
 namespace swell {
 namespace {
-
-constexpr std::align_val_t kBlockAlignment{64};
 
 constexpr int64_t RoundUp(int64_t bytes) { return (bytes + 63) & ~int64_t{63}; }
 
@@ -31,11 +30,12 @@ Result<std::shared_ptr<KvBlock>> KvBlock::Allocate(std::shared_ptr<ByteBudget> b
                   StatusDetail::kOverBudget);
   }
   std::shared_ptr<KvBlock> block;
-  auto* memory = static_cast<std::byte*>(::operator new(static_cast<size_t>(total), kBlockAlignment, std::nothrow));
+  auto* memory = static_cast<std::byte*>(AllocatePages(static_cast<size_t>(total)));
   try {
     if (memory != nullptr) block = std::shared_ptr<KvBlock>(new KvBlock());
   } catch (const std::bad_alloc&) {
-    ::operator delete(memory, kBlockAlignment);
+    FreePages(memory, static_cast<size_t>(total));
+    memory = nullptr;
   }
   if (block == nullptr) {
     budget->Refund(static_cast<uint64_t>(total));
@@ -54,7 +54,7 @@ Result<std::shared_ptr<KvBlock>> KvBlock::Allocate(std::shared_ptr<ByteBudget> b
 }
 
 KvBlock::~KvBlock() {
-  ::operator delete(keys_, kBlockAlignment);
+  FreePages(keys_, bytes_);
   if (budget_ != nullptr) budget_->Refund(bytes_);
 }
 

@@ -128,13 +128,17 @@ TEST_F(SequenceTest, BadRetrievalOptions) {
     retrieval_.estimate_share = share;
     ExpectNoSequence("estimate_share");
   }
+  for (float share : {-0.1F, 1.01F, kNan}) {
+    retrieval_.open_share = share;
+    ExpectNoSequence("open_share");
+  }
   for (float kappa : {-1.0F, kNan, kInf}) {
     retrieval_.kappa = kappa;
     ExpectNoSequence("kappa");
   }
   for (int64_t swell_retrieval_options::*field :
        {&swell_retrieval_options::retrieve_tokens, &swell_retrieval_options::max_retrieve_tokens,
-        &swell_retrieval_options::floor_tokens}) {
+        &swell_retrieval_options::floor_tokens, &swell_retrieval_options::max_open_tokens}) {
     retrieval_.*field = -1;
     ExpectNoSequence("tokens");
   }

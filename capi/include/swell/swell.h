@@ -243,9 +243,14 @@ typedef struct swell_retrieval_options {
   int64_t retrieve_tokens;     /* > 0: fixed number of tokens instead of the share */
   int64_t max_retrieve_tokens; /* > 0: ceiling on either */
   int64_t floor_tokens;        /* at least so many tokens are read exactly per KV head, steady zone included */
+  int64_t max_open_tokens;     /* > 0: ceiling on the tokens that open_share opens */
+  /* Clusters are scored where their super-cluster is opened: (0, 1] of the clustered tokens, at least four times those
+   * that are read; a super-cluster that stays closed is estimated as one cluster. 1: every cluster is scored. */
+  float open_share;
+  uint32_t reserved_2;
 } swell_retrieval_options;
 #define SWELL_RETRIEVAL_OPTIONS_INIT \
-  { (uint32_t)sizeof(swell_retrieval_options), 0, 0, 0, 0.0f, 0.0f, 0.0f, 0, 0, 0, 0 }
+  { (uint32_t)sizeof(swell_retrieval_options), 0, 0, 0, 0.0f, 0.0f, 0.0f, 0, 0, 0, 0, 0, 0.0f, 0 }
 
 /* Fills the settings of a name: "swell" (the defaults) or "retroinfer" (those of the paper, arXiv 2505.02922).
  * sequence or retrieval may be NULL; their struct_size must be set. NOT_FOUND for another name. */

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <new>
 
+#include "lib/index/wave/aligned.h"
 #include "lib/index/wave/assign.h"
 #include "lib/index/wave/row_math.h"
 #include "lib/index/wave/super_clusters.h"
@@ -74,7 +76,8 @@ size_t MetaIndex::BlockBytes(int64_t tokens, int64_t clusters, int32_t head_dim)
 MetaIndex::MetaIndex(const Clustering& grouped, const KeyFrame& frame, int32_t head_dim) : head_dim_(head_dim) {
   const int64_t tokens = static_cast<int64_t>(grouped.order.size());
   block_bytes_ = BlockBytes(tokens, grouped.clusters(), head_dim);
-  block_ = AllocateAligned<std::byte>(static_cast<int64_t>(block_bytes_));
+  block_ = {static_cast<std::byte*>(AllocatePages(block_bytes_)), PagesDelete{block_bytes_}};
+  if (block_ == nullptr) throw std::bad_alloc();
   std::memset(block_.get(), 0, block_bytes_);
   Place(block_.get(), tokens, grouped.clusters(), head_dim);
   std::copy_n(frame.center, head_dim, center_);

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <span>
 
-#include "lib/index/wave/aligned.h"
+#include "lib/base/pages.h"
 #include "lib/index/wave/kmeans.h"
 #include "swell/types.h"
 
@@ -62,7 +62,7 @@ class MetaIndex {
   void SetLevelValues(const Level& level, const float* values);
   std::span<const uint16_t> TokensOf(const Level& level, int64_t first, int64_t last) const;
 
-  AlignedArray<std::byte> block_;
+  Pages block_;
   size_t block_bytes_ = 0;
   int32_t head_dim_ = 0;
   float* center_ = nullptr;
