@@ -136,20 +136,20 @@ class CapiTest : public testing::Test {
   template <typename Struct>
   void SweepStructSize(
       const Struct& good, const std::function<swell_code(const Struct*)>& call,
-      const std::function<void()>& undo = [] {}) {
+      const std::function<void()>& undo = [] {}, size_t first_bytes = sizeof(Struct)) {
     alignas(16) unsigned char buffer[sizeof(Struct) + 64];
     auto* candidate = reinterpret_cast<Struct*>(buffer);
     for (uint32_t size = 0; size <= sizeof(buffer); ++size) {
       std::memset(buffer, 0, sizeof(buffer));
       std::memcpy(buffer, &good, sizeof(Struct));
       std::memcpy(buffer, &size, sizeof(size));
-      if (size < sizeof(Struct)) {
+      if (size < first_bytes) {
         ExpectRefused([&] { return call(candidate); }, SWELL_DETAIL_BAD_SIZE, "struct_size");
         continue;
       }
       EXPECT_EQ(call(candidate), SWELL_OK) << size << ": " << error_.message();
       undo();
-      if (size == sizeof(Struct)) continue;
+      if (size <= sizeof(Struct)) continue;
       buffer[size - 1] = 1;
       ExpectRefused([&] { return call(candidate); }, SWELL_DETAIL_BAD_SIZE, "does not know");
     }

@@ -86,7 +86,7 @@ TEST_F(SequenceTest, StructSizes) {
       [&](const swell_retrieval_options* options) {
         return swell_retrieval_create(options, nullptr, 0, &retrieval, error_.address());
       },
-      [&] { swell_retrieval_destroy(&retrieval); });
+      [&] { swell_retrieval_destroy(&retrieval); }, offsetof(swell_retrieval_options, max_open_tokens));
 }
 
 TEST_F(SequenceTest, BadSequenceOptions) {
