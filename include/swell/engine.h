@@ -38,6 +38,10 @@ struct EngineOptions {
   int32_t threads = 0;             // of the arena; 0: all that this process may use
   uint64_t host_budget_bytes = 0;  // for keys, values and indexes; 0: no limit
   bool deterministic = false;  // results independent of threads and timing: put and truncate seal before they return
+  // > 0: of every head, the 1st, 2nd, 4th, 8th ... and then every so many-th retrieving call is computed again exactly,
+  // in the background (at once when deterministic), to calibrate the predicted error. An audit under way keeps the rows
+  // it reads; 0: none.
+  int64_t audit_interval = 0;
   // Called for warnings (a background build that failed, ...), from any thread; may be empty. Must not call the engine.
   std::function<void(const std::string&)> log;
 };
@@ -59,7 +63,7 @@ struct RetrievalOptions {
   // that are read; a super-cluster that stays closed is estimated as one cluster. 1 scores every cluster.
   float open_share = 1.0F;
   int64_t max_open_tokens = 262144;  // > 0: ceiling on the tokens that open_share opens
-  float estimate_share = 1.0F;  // [0, 1] of all clusters: how many of those not read are estimated
+  float estimate_share = 1.0F;       // [0, 1] of all clusters: how many of those not read are estimated
   Ranking ranking = Ranking::kOptimistic;
   float kappa = 1.0F;           // weight of sigma in the ranking, >= 0
   bool correct = true;          // second-order correction of the estimate
@@ -186,6 +190,10 @@ struct EngineStats {
   int64_t bytes_read = 0;
   int64_t segments_sealed = 0;
   int64_t segments_compacted = 0;
+  // Answers (query heads) that were audited, and those whose error was within a factor of 2 and 3 of the predicted one.
+  int64_t audited_answers = 0;
+  int64_t audited_within_2 = 0;
+  int64_t audited_within_3 = 0;
   int64_t builds_failed = 0;  // background builds given up (memory, budget); their tokens stay exact
 };
 

@@ -5,20 +5,18 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <new>
 #include <optional>
 #include <utility>
 
 #include "lib/base/convert.h"
+#include "lib/engine/audit.h"
 #include "lib/engine/head_task.h"
 #include "lib/engine/retrieve.h"
 #include "lib/engine/validate.h"
 
 namespace swell {
 namespace {
-
-// True error over the kernel's prediction, which takes the tokens of a cluster as independent: 2.4 to 3.9 on needles,
-// lines and recall at 16K tokens of a real model (docs/measurements.md).
-constexpr float kErrorCalibration = 2.7F;
 
 // A valid item with what the call found of its sequence.
 struct Job {
@@ -133,6 +131,30 @@ int64_t MetaBytes(const HeadShape& shape, const HeadStep& step) {
   return step.clusters_scored * scored + step.clusters_estimated * estimated;
 }
 
+// Has the answer checked when it is its turn and there is memory for it. `raw` [group]: the kernels' prediction.
+void AuditAnswer(Context& context, int32_t layer, const Unit& unit, const HeadTask& task,
+                 const std::array<float, kMaxGroup>& raw) try {
+  if (!context.audits.IsDue(layer, unit.head)) return;
+  const HeadShape shape = context.head_shape();
+  const int64_t floats = int64_t{shape.group} * shape.head_dim;
+  auto audit = std::make_unique<Audit>();
+  audit->layer_index = layer;
+  audit->head = unit.head;
+  audit->layer = unit.job->layer;
+  audit->position = task.first_position;
+  audit->queries.assign(task.queries, task.queries + floats);
+  audit->output.resize(static_cast<size_t>(floats));
+  attention::FinishState(shape.group, shape.head_dim, task.State(0), audit->output.data(), nullptr);
+  const float factor = context.audits.Factor(layer, unit.head);
+  for (int32_t g = 0; g < shape.group; ++g) {
+    audit->raw.push_back(raw[g]);
+    audit->predicted.push_back(raw[g] * factor);
+  }
+  StartAudit(context, std::move(audit));
+} catch (const std::bad_alloc&) {
+  // The answer is there all the same.
+}
+
 void RunRetrieve(Context& context, int32_t layer, const Unit& unit) {
   const HeadShape shape = context.head_shape();
   Job& job = *unit.job;
@@ -155,7 +177,8 @@ void RunRetrieve(Context& context, int32_t layer, const Unit& unit) {
   std::array<float, kMaxGroup> shares{};
   if (!step.segments.empty()) {
     attention::PredictError(shape, task.State(0), task.Errors(0), errors.data(), shares.data());
-    for (float& error : errors) error *= kErrorCalibration;
+    AuditAnswer(context, layer, unit, task, errors);
+    for (float& error : errors) error *= context.audits.Factor(layer, unit.head);
   }
   WriteOutput(context, job, unit.head, unit.first_query, 1, task.State(0));
   const int64_t bytes = step.tokens_read * context.token_bytes() + MetaBytes(shape, step);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "lib/base/arena.h"
+#include "lib/engine/audit.h"
 #include "lib/engine/sequence.h"
 #include "swell/engine.h"
 #include "swell/store.h"
@@ -30,12 +31,14 @@ struct Context {
   explicit Context(const EngineOptions& engine_options)
       : options(engine_options),
         budget(std::make_shared<ByteBudget>(engine_options.host_budget_bytes)),
+        audits(engine_options.shape.layers, engine_options.shape.kv_heads, engine_options.audit_interval),
         arena(engine_options.threads) {}
 
   const EngineOptions options;  // scale resolved
   const std::shared_ptr<ByteBudget> budget;
   SequenceTable sequences;
   Counters counters;
+  AuditBook audits;
   std::atomic<bool> closing{false};  // background builds end early
   Arena arena;                       // last: its threads end before what they use
 

@@ -159,6 +159,9 @@ class EngineImpl final : public Engine {
     stats.segments_sealed = counters.segments_sealed.load();
     stats.segments_compacted = counters.segments_compacted.load();
     stats.builds_failed = counters.builds_failed.load();
+    stats.audited_answers = context_.audits.answers.load();
+    stats.audited_within_2 = context_.audits.within_2.load();
+    stats.audited_within_3 = context_.audits.within_3.load();
     return stats;
   }
 

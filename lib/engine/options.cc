@@ -30,6 +30,7 @@ Status ValidateShape(const ModelShape& shape) {
 
 Status ValidateEngineOptions(const EngineOptions& options) {
   SWELL_RETURN_IF_ERROR(ValidateShape(options.shape));
+  if (options.audit_interval < 0) return OutOfRange("audit_interval", "0 or more");
   if (options.threads < 0 || options.threads > 1024) return OutOfRange("threads", "0 to 1024");
   return OkStatus();
 }

@@ -40,7 +40,7 @@ struct ReadingMeans {
 ReadingMeans Means(const std::vector<HeadReading>& readings, int32_t group, int64_t query_positions);
 
 // Share of pairs whose prediction is within a factor of two of the truth; NaN without pairs.
-double WithinFactorTwo(const std::vector<ErrorPair>& pairs);
+double WithinFactor(float factor, const std::vector<ErrorPair>& pairs);
 
 struct FidelityReport {
   int64_t tokens = 0;

@@ -20,9 +20,9 @@ constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 double Ratio(double part, double whole) { return whole > 0 ? part / whole : kNone; }
 
 // The columns of the table, in the terminal and on the page alike.
-const std::vector<std::string> kHeader = {"task",        "configuration", "answers right", "tokens right",
-                                          "NLL",         "output error",  "predicted",     "within x2",
-                                          "tokens read", "share read",    "bytes read"};
+const std::vector<std::string> kHeader = {"task",      "configuration", "answers right", "tokens right",
+                                          "NLL",       "output error",  "predicted",     "within x2",
+                                          "within x3", "tokens read",   "share read",    "bytes read"};
 
 std::vector<std::string> Row(const FidelityReport& report, const FidelityResult& result) {
   const ReadingMeans means = Means(result.readings, report.group, result.query_positions);
@@ -34,7 +34,8 @@ std::vector<std::string> Row(const FidelityReport& report, const FidelityResult&
           FormatFixed(Ratio(result.nll, result.answer_tokens), 4),
           exact ? "-" : FormatFixed(means.error, 4),
           exact ? "-" : FormatFixed(means.predicted_error, 4),
-          exact ? "-" : FormatPercent(WithinFactorTwo(result.pairs)),
+          exact ? "-" : FormatPercent(WithinFactor(2, result.pairs)),
+          exact ? "-" : FormatPercent(WithinFactor(3, result.pairs)),
           FormatCount(std::llround(means.tokens_read)),
           FormatPercent(means.share_read),
           FormatBytes(means.bytes_read)};
@@ -122,9 +123,9 @@ ReadingMeans Means(const std::vector<HeadReading>& readings, int32_t group, int6
   return means;
 }
 
-double WithinFactorTwo(const std::vector<ErrorPair>& pairs) {
-  const auto within = std::count_if(pairs.begin(), pairs.end(), [](const ErrorPair& pair) {
-    return pair.predicted <= 2 * pair.actual && pair.actual <= 2 * pair.predicted;
+double WithinFactor(float factor, const std::vector<ErrorPair>& pairs) {
+  const auto within = std::count_if(pairs.begin(), pairs.end(), [factor](const ErrorPair& pair) {
+    return pair.predicted <= factor * pair.actual && pair.actual <= factor * pair.predicted;
   });
   return Ratio(static_cast<double>(within), static_cast<double>(pairs.size()));
 }
@@ -151,7 +152,8 @@ nlohmann::json FidelityJson(const FidelityReport& report) {
                                {"nll", number(Ratio(result.nll, result.answer_tokens))},
                                {"output_error", number(means.error)},
                                {"predicted_error", number(means.predicted_error)},
-                               {"predicted_within_factor_2", number(WithinFactorTwo(result.pairs))},
+                               {"predicted_within_factor_2", number(WithinFactor(2, result.pairs))},
+                               {"predicted_within_factor_3", number(WithinFactor(3, result.pairs))},
                                {"estimated_share", number(means.estimated_share)},
                                {"tokens_read", number(means.tokens_read)},
                                {"share_read", number(means.share_read)},

@@ -84,6 +84,7 @@ Result<std::unique_ptr<Runtime>> Runtime::Open(const RuntimeOptions& options, bo
   engine_options.shape = runtime->model_->EngineShape(DType::kFloat16);
   engine_options.threads = options.threads;
   engine_options.deterministic = deterministic;
+  engine_options.audit_interval = 256;
   Result<std::unique_ptr<Engine>> engine = Engine::Open(engine_options);
   if (!engine.ok()) return engine.status();
   runtime->engine_ = std::move(engine.value());

@@ -1,0 +1,73 @@
+// Audits: now and then an answer is computed again exactly, and what comes out calibrates the predicted error.
+//
+// The kernels' prediction takes the tokens of a cluster as independent draws; how far that is wrong differs from head
+// to head and little from query to query. So each (layer, KV head) has a factor of its own, the geometric mean of true
+// over predicted error in its audits. Any thread.
+#ifndef SWELL_LIB_ENGINE_AUDIT_H_
+#define SWELL_LIB_ENGINE_AUDIT_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "lib/engine/layer.h"
+#include "swell/types.h"
+
+namespace swell {
+
+struct Context;
+
+// One answer to be checked: a KV head of a layer at one query position.
+struct Audit {
+  int32_t layer_index = 0;
+  int32_t head = 0;
+  Layer layer;                   // as the call found it
+  int64_t position = 0;          // of the query
+  std::vector<float> queries;    // [group, head_dim]
+  std::vector<float> output;     // [group, head_dim], as answered
+  std::vector<float> raw;        // [group]: the kernels' prediction
+  std::vector<float> predicted;  // [group]: what the certificate said
+};
+
+class AuditBook {
+ public:
+  // Throws std::bad_alloc. `interval` in calls of a head, 0: no audits.
+  AuditBook(int64_t layers, int64_t kv_heads, int64_t interval);
+
+  // What the kernels' prediction is multiplied by.
+  float Factor(int32_t layer, int32_t head) const { return At(layer, head).factor.load(std::memory_order_relaxed); }
+  // Counts a call; true for those to be audited: calls 1, 2, 4, 8, ... and then every `interval`.
+  bool IsDue(int32_t layer, int32_t head);
+  // Enters the true relative errors [group] of an audit.
+  void Enter(const Audit& audit, const std::vector<float>& actual);
+
+  // Audited answers (query heads), and those whose error was within a factor of 2 and 3 of the predicted one.
+  std::atomic<int64_t> answers{0};
+  std::atomic<int64_t> within_2{0};
+  std::atomic<int64_t> within_3{0};
+  // One audit waits or runs at a time; others are passed over.
+  std::atomic<bool> busy{false};
+
+ private:
+  struct Head {
+    std::atomic<int64_t> calls{0};
+    std::atomic<float> factor;
+    std::atomic<int32_t> audits{0};
+  };
+  Head& At(int32_t layer, int32_t head) const { return heads_[layer * kv_heads_ + head]; }
+
+  const int64_t kv_heads_;
+  const int64_t interval_;
+  std::unique_ptr<Head[]> heads_;
+};
+
+// Computes the answer exactly and enters the result. Throws std::bad_alloc.
+void RunAudit(Context& context, const Audit& audit);
+
+// Runs the audit on a background thread, or at once in a deterministic engine. An audit that gets no memory is dropped.
+void StartAudit(Context& context, std::unique_ptr<Audit> audit);
+
+}  // namespace swell
+
+#endif  // SWELL_LIB_ENGINE_AUDIT_H_
