@@ -7,7 +7,6 @@
 #include <random>
 #include <vector>
 
-#include "tools/model/matmul.h"
 #include "tools/model/sampler.h"
 
 namespace swell::model {
@@ -94,29 +93,6 @@ TEST_F(Kernels, LogSumExpMatchesDouble) {
     double sum = 0;
     for (const float value : x) sum += std::exp(double{value} - x[0]);
     EXPECT_NEAR(LogSumExp(x.data(), count), x[0] + std::log(sum), 1e-4);
-  }
-}
-
-TEST_F(Kernels, ProductsMatchDouble) {
-  for (const int32_t threads : {1, 3}) {
-    const MatMul matmul(threads);
-    for (const int64_t count : {1, 2, 5, 8, 9, 40}) {
-      for (const int64_t inputs : {1, 31, 64, 83}) {
-        for (const int64_t outputs : {1, 63, 64, 65, 400}) {
-          const std::vector<float> rows = Random(count * inputs);
-          const std::vector<float> weights = Random(outputs * inputs);
-          std::vector<float> result(static_cast<size_t>(count * outputs), NAN);
-          matmul.Multiply(rows.data(), count, inputs, weights, result.data());
-          for (int64_t r = 0; r < count; ++r) {
-            for (int64_t o = 0; o < outputs; ++o) {
-              double sum = 0;
-              for (int64_t i = 0; i < inputs; ++i) sum += double{rows[r * inputs + i]} * weights[o * inputs + i];
-              ASSERT_NEAR(result[r * outputs + o], sum, 1e-4) << count << " " << inputs << " " << outputs;
-            }
-          }
-        }
-      }
-    }
   }
 }
 

@@ -72,8 +72,7 @@ void ForwardPass::Run(std::span<Status> statuses) {
   for (const ForwardItem& item : items_) {
     first_row_.push_back(row);
     for (const TokenId id : item.ids) {
-      const float* embedding = model_.embedding().data() + int64_t{id} * shape_.width;
-      std::copy_n(embedding, shape_.width, state_.data() + row++ * shape_.width);
+      model_.embedding().Row(id, state_.data() + row++ * shape_.width);
     }
   }
   BuildRotations();
@@ -115,14 +114,14 @@ void ForwardPass::RunLayer(int32_t index, std::span<Status> statuses) {
   Normalise(layer.attention_norm);
   {
     const Timer timer(&times_.matmul);
-    model_.matmul().Multiply(normalised_.data(), rows_, shape_.width, layer.qkv, qkv_.data());
+    Apply(model_.matmul(), layer.qkv, normalised_.data(), rows_, qkv_.data());
   }
   Rotate();
   PutRows(index, statuses);
   AttendRows(index, statuses);
   {
     const Timer timer(&times_.matmul);
-    model_.matmul().Multiply(attended_.data(), rows_, shape_.query_width(), layer.attention_out, branch_.data());
+    Apply(model_.matmul(), std::span(&layer.attention_out, 1), attended_.data(), rows_, branch_.data());
   }
   AddBranch();
   FeedForward(layer);
@@ -232,7 +231,7 @@ void ForwardPass::FeedForward(const LlamaLayer& layer) {
   Normalise(layer.ffn_norm);
   {
     const Timer timer(&times_.matmul);
-    model_.matmul().Multiply(normalised_.data(), rows_, shape_.width, layer.gate_up, gate_up_.data());
+    Apply(model_.matmul(), layer.gate_up, normalised_.data(), rows_, gate_up_.data());
   }
   ForRows(model_.matmul(), rows_, [&](int64_t row) {
     const float* gate = gate_up_.data() + 2 * row * width;
@@ -240,7 +239,7 @@ void ForwardPass::FeedForward(const LlamaLayer& layer) {
   });
   {
     const Timer timer(&times_.matmul);
-    model_.matmul().Multiply(activation_.data(), rows_, width, layer.down, branch_.data());
+    Apply(model_.matmul(), std::span(&layer.down, 1), activation_.data(), rows_, branch_.data());
   }
   AddBranch();
 }

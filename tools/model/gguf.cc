@@ -351,13 +351,20 @@ std::span<const int64_t> Gguf::Integers(const std::string& key) const {
   return value == nullptr ? std::span<const int64_t>() : std::span<const int64_t>(*value);
 }
 
-Result<std::vector<float>> Gguf::Floats(const std::string& name, std::span<const int64_t> shape) const {
+Result<const GgufTensor*> Gguf::Tensor(const std::string& name, std::span<const int64_t> shape) const {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) return Status(StatusCode::kNotFound, "GGUF: there is no tensor " + name);
   const GgufTensor& tensor = found->second;
   if (!std::equal(shape.begin(), shape.end(), tensor.shape.rbegin(), tensor.shape.rend())) {
     return Damaged("tensor " + name + " has another shape than the model's metadata say");
   }
+  return &tensor;
+}
+
+Result<std::vector<float>> Gguf::Floats(const std::string& name, std::span<const int64_t> shape) const {
+  const Result<const GgufTensor*> found = Tensor(name, shape);
+  if (!found.ok()) return found.status();
+  const GgufTensor& tensor = **found;
   try {
     std::vector<float> values(static_cast<size_t>(tensor.elements));
     if (!Dequantize(tensor.type, tensor.data, values.data())) {

@@ -50,8 +50,9 @@ class Gguf {
   bool Has(const std::string& key) const { return metadata_.find(key) != metadata_.end(); }
 
   const std::map<std::string, GgufTensor>& tensors() const { return tensors_; }
-  // Dequantised elements, row-major. kNotFound, or kDataLoss when the shape (outermost dimension first, the reverse of
-  // the file's order) is another one or an element is not finite.
+  // kNotFound, or kDataLoss when the shape (outermost dimension first, the reverse of the file's order) is another one.
+  Result<const GgufTensor*> Tensor(const std::string& name, std::span<const int64_t> shape) const;
+  // Dequantised elements, row-major; kDataLoss, too, when one is not finite.
   Result<std::vector<float>> Floats(const std::string& name, std::span<const int64_t> shape) const;
 
  private:

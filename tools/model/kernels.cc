@@ -96,29 +96,6 @@ double LogSumExpTarget(const float* x, int64_t count) {
   return max + std::log(sum);
 }
 
-void DotRowsTarget(const float* weights, int64_t rows, int64_t columns, const float* input, float* result) {
-  const Tag d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t row = 0; row < rows; ++row) {
-    const float* w = weights + row * columns;
-    Vec sum0 = hn::Zero(d);  // four chains hide the latency of the multiply-add
-    Vec sum1 = sum0;
-    Vec sum2 = sum0;
-    Vec sum3 = sum0;
-    int64_t i = 0;
-    for (; i + 4 * lanes <= columns; i += 4 * lanes) {
-      sum0 = hn::MulAdd(hn::LoadU(d, w + i), hn::LoadU(d, input + i), sum0);
-      sum1 = hn::MulAdd(hn::LoadU(d, w + i + lanes), hn::LoadU(d, input + i + lanes), sum1);
-      sum2 = hn::MulAdd(hn::LoadU(d, w + i + 2 * lanes), hn::LoadU(d, input + i + 2 * lanes), sum2);
-      sum3 = hn::MulAdd(hn::LoadU(d, w + i + 3 * lanes), hn::LoadU(d, input + i + 3 * lanes), sum3);
-    }
-    for (; i + lanes <= columns; i += lanes) sum0 = hn::MulAdd(hn::LoadU(d, w + i), hn::LoadU(d, input + i), sum0);
-    float sum = Sum(hn::Add(hn::Add(sum0, sum1), hn::Add(sum2, sum3)));
-    for (; i < columns; ++i) sum += w[i] * input[i];
-    result[row] = sum;
-  }
-}
-
 }  // namespace swell::model::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -130,7 +107,6 @@ HWY_EXPORT(GatedSiluTarget);
 HWY_EXPORT(AddToTarget);
 HWY_EXPORT(RotatePairsTarget);
 HWY_EXPORT(LogSumExpTarget);
-HWY_EXPORT(DotRowsTarget);
 
 void RmsNorm(const float* x, const float* weight, int64_t count, float epsilon, float* out) {
   HWY_DYNAMIC_DISPATCH(RmsNormTarget)(x, weight, count, epsilon, out);
@@ -147,10 +123,6 @@ void RotatePairs(const float* x, const float* cosines, const float* sines, int64
 }
 
 double LogSumExp(const float* x, int64_t count) { return HWY_DYNAMIC_DISPATCH(LogSumExpTarget)(x, count); }
-
-void DotRows(const float* weights, int64_t rows, int64_t columns, const float* input, float* result) {
-  HWY_DYNAMIC_DISPATCH(DotRowsTarget)(weights, rows, columns, input, result);
-}
 
 }  // namespace swell::model
 #endif  // HWY_ONCE

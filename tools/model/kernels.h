@@ -23,9 +23,6 @@ void RotatePairs(const float* x, const float* cosines, const float* sines, int64
 // log(sum exp(x[i])); count >= 1.
 double LogSumExp(const float* x, int64_t count);
 
-// result[r] = weights[r, :] . input for `rows` rows of `columns`.
-void DotRows(const float* weights, int64_t rows, int64_t columns, const float* input, float* result);
-
 }  // namespace swell::model
 
 #endif  // SWELL_TOOLS_MODEL_KERNELS_H_

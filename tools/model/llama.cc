@@ -1,7 +1,5 @@
 #include "tools/model/llama.h"
 
-#include <cblas.h>
-
 #include <new>
 #include <utility>
 
@@ -83,17 +81,13 @@ Result<LlamaShape> ReadShape(const Gguf& gguf) {
   return shape;
 }
 
-// Appends tensor `name` of `outputs` x `inputs` to `matrix`.
-Status Append(const Gguf& gguf, const std::string& name, int64_t outputs, int64_t inputs, std::vector<float>* matrix) {
+Status ReadMatrix(const Gguf& gguf, const std::string& name, int64_t outputs, int64_t inputs, Matrix* matrix) {
   const int64_t shape[] = {outputs, inputs};
-  Result<std::vector<float>> values = gguf.Floats(name, shape);
-  if (!values.ok()) return values.status();
-  if (matrix->empty()) {
-    *matrix = std::move(values).value();
-  } else {
-    matrix->insert(matrix->end(), values->begin(), values->end());
-  }
-  return OkStatus();
+  const Result<const GgufTensor*> tensor = gguf.Tensor(name, shape);
+  if (!tensor.ok()) return tensor.status();
+  *matrix = Matrix((*tensor)->type, (*tensor)->data, outputs, inputs);
+  if (matrix->finite()) return OkStatus();
+  return Status(StatusCode::kDataLoss, "model: " + name + " has an element that is not finite");
 }
 
 Status ReadVector(const Gguf& gguf, const std::string& name, int64_t size, std::vector<float>* vector) {
@@ -121,7 +115,7 @@ Result<std::unique_ptr<Model>> Model::Load(const ModelOptions& options) {
     if (!options.adapter_path.empty()) {
       Result<Gguf> adapter = Gguf::ReadFile(options.adapter_path);
       if (!adapter.ok()) return adapter.status();
-      SWELL_RETURN_IF_ERROR(Named(options.adapter_path, model->MergeAdapter(adapter.value())));
+      SWELL_RETURN_IF_ERROR(Named(options.adapter_path, model->LoadAdapter(adapter.value())));
     }
     return model;
   } catch (const std::bad_alloc&) {
@@ -148,9 +142,9 @@ Status Model::LoadBase(const Gguf& base) {
     return Unknown("the file has " + std::to_string(base.tensors().size()) + " tensors, the LLaMA architecture " +
                    std::to_string(expected));
   }
-  SWELL_RETURN_IF_ERROR(Append(base, "token_embd.weight", shape_.vocabulary, shape_.width, &embedding_));
+  SWELL_RETURN_IF_ERROR(ReadMatrix(base, "token_embd.weight", shape_.vocabulary, shape_.width, &embedding_));
   SWELL_RETURN_IF_ERROR(ReadVector(base, "output_norm.weight", shape_.width, &output_norm_));
-  if (!tied) SWELL_RETURN_IF_ERROR(Append(base, "output.weight", shape_.vocabulary, shape_.width, &output_));
+  if (!tied) SWELL_RETURN_IF_ERROR(ReadMatrix(base, "output.weight", shape_.vocabulary, shape_.width, &output_));
   layers_.resize(static_cast<size_t>(shape_.layers));
   std::vector<Status> statuses(layers_.size());
   matmul_.ParallelFor(shape_.layers, [&](int64_t layer) {
@@ -160,48 +154,61 @@ Status Model::LoadBase(const Gguf& base) {
   return OkStatus();
 }
 
+namespace {
+
+// A linear layer, its name in a file and its shape.
+struct Part {
+  const char* name;
+  Linear* linear;
+  int64_t outputs;
+  int64_t inputs;
+};
+
+std::array<Part, 7> Parts(const LlamaShape& shape, LlamaLayer& layer) {
+  const int64_t width = shape.width;
+  return {{{"attn_q", &layer.qkv[0], shape.query_width(), width},
+           {"attn_k", &layer.qkv[1], shape.kv_width(), width},
+           {"attn_v", &layer.qkv[2], shape.kv_width(), width},
+           {"attn_output", &layer.attention_out, width, shape.query_width()},
+           {"ffn_gate", &layer.gate_up[0], shape.ffn_width, width},
+           {"ffn_up", &layer.gate_up[1], shape.ffn_width, width},
+           {"ffn_down", &layer.down, width, shape.ffn_width}}};
+}
+
+}  // namespace
+
 Status Model::LoadLayer(const Gguf& base, int32_t index) {
   LlamaLayer& layer = layers_[static_cast<size_t>(index)];
-  const auto name = [index](const std::string& part) { return LayerName(index, part); };
-  const int64_t width = shape_.width;
-  SWELL_RETURN_IF_ERROR(ReadVector(base, name("attn_norm"), width, &layer.attention_norm));
-  SWELL_RETURN_IF_ERROR(ReadVector(base, name("ffn_norm"), width, &layer.ffn_norm));
-  SWELL_RETURN_IF_ERROR(Append(base, name("attn_q"), shape_.query_width(), width, &layer.qkv));
-  SWELL_RETURN_IF_ERROR(Append(base, name("attn_k"), shape_.kv_width(), width, &layer.qkv));
-  SWELL_RETURN_IF_ERROR(Append(base, name("attn_v"), shape_.kv_width(), width, &layer.qkv));
-  SWELL_RETURN_IF_ERROR(Append(base, name("attn_output"), width, shape_.query_width(), &layer.attention_out));
-  SWELL_RETURN_IF_ERROR(Append(base, name("ffn_gate"), shape_.ffn_width, width, &layer.gate_up));
-  SWELL_RETURN_IF_ERROR(Append(base, name("ffn_up"), shape_.ffn_width, width, &layer.gate_up));
-  return Append(base, name("ffn_down"), width, shape_.ffn_width, &layer.down);
+  SWELL_RETURN_IF_ERROR(ReadVector(base, LayerName(index, "attn_norm"), shape_.width, &layer.attention_norm));
+  SWELL_RETURN_IF_ERROR(ReadVector(base, LayerName(index, "ffn_norm"), shape_.width, &layer.ffn_norm));
+  for (const Part& part : Parts(shape_, layer)) {
+    SWELL_RETURN_IF_ERROR(
+        ReadMatrix(base, LayerName(index, part.name), part.outputs, part.inputs, &part.linear->weights));
+  }
+  return OkStatus();
 }
 
 namespace {
 
-// weights [outputs, inputs] += scale * B A of the tensors name.lora_a [rank, inputs] and name.lora_b [outputs, rank].
-// *merged counts the tensors that were used.
-Status MergeLowRank(const Gguf& adapter, const std::string& name, double alpha, int64_t outputs, int64_t inputs,
-                    float* weights, size_t* merged) {
+// Puts the tensors name.lora_a [rank, inputs] and name.lora_b [outputs, rank] beside the layer's weights, if there are
+// any. *used counts them.
+Status ReadLowRank(const Gguf& adapter, const std::string& name, double alpha, Linear* linear, size_t* used) {
   const auto found = adapter.tensors().find(name + ".lora_a");
   if (found == adapter.tensors().end()) return OkStatus();
   if (found->second.shape.size() != 2 || found->second.shape[1] > kMaxRank) {
     return Status(StatusCode::kDataLoss, "model: " + found->first + " is not a matrix of low rank");
   }
   const int64_t rank = found->second.shape[1];
-  std::vector<float> a;
-  std::vector<float> b;
-  SWELL_RETURN_IF_ERROR(Append(adapter, name + ".lora_a", rank, inputs, &a));
-  SWELL_RETURN_IF_ERROR(Append(adapter, name + ".lora_b", outputs, rank, &b));
-  const float scale = static_cast<float>(alpha / static_cast<double>(rank));
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<blasint>(outputs), static_cast<blasint>(inputs),
-              static_cast<blasint>(rank), scale, b.data(), static_cast<blasint>(rank), a.data(),
-              static_cast<blasint>(inputs), 1.0F, weights, static_cast<blasint>(inputs));
-  *merged += 2;
+  SWELL_RETURN_IF_ERROR(ReadMatrix(adapter, name + ".lora_a", rank, linear->weights.inputs(), &linear->into_rank));
+  SWELL_RETURN_IF_ERROR(ReadMatrix(adapter, name + ".lora_b", linear->weights.outputs(), rank, &linear->from_rank));
+  linear->factor = static_cast<float>(alpha / static_cast<double>(rank));
+  *used += 2;
   return OkStatus();
 }
 
 }  // namespace
 
-Status Model::MergeAdapter(const Gguf& adapter) {
+Status Model::LoadAdapter(const Gguf& adapter) {
   SWELL_RETURN_IF_ERROR(RequireString(adapter, "general.architecture", "llama"));
   SWELL_RETURN_IF_ERROR(RequireString(adapter, "general.type", "adapter"));
   SWELL_RETURN_IF_ERROR(RequireString(adapter, "adapter.type", "lora"));
@@ -212,25 +219,13 @@ Status Model::MergeAdapter(const Gguf& adapter) {
   }
   SWELL_RETURN_IF_ERROR(
       ReadInteger(adapter, "llama.context_length", 1, int64_t{1} << 40, &shape_.context_tokens, shape_.context_tokens));
-  const int64_t width = shape_.width;
-  const int64_t queries = shape_.query_width();
-  const int64_t kv = shape_.kv_width();
-  const int64_t ffn = shape_.ffn_width;
-  size_t merged = 0;
+  size_t used = 0;
   for (int64_t index = 0; index < shape_.layers; ++index) {
-    LlamaLayer& layer = layers_[static_cast<size_t>(index)];
-    const auto merge = [&](const char* part, int64_t outputs, int64_t inputs, float* weights) {
-      return MergeLowRank(adapter, LayerName(index, part), alpha, outputs, inputs, weights, &merged);
-    };
-    SWELL_RETURN_IF_ERROR(merge("attn_q", queries, width, layer.qkv.data()));
-    SWELL_RETURN_IF_ERROR(merge("attn_k", kv, width, layer.qkv.data() + queries * width));
-    SWELL_RETURN_IF_ERROR(merge("attn_v", kv, width, layer.qkv.data() + (queries + kv) * width));
-    SWELL_RETURN_IF_ERROR(merge("attn_output", width, queries, layer.attention_out.data()));
-    SWELL_RETURN_IF_ERROR(merge("ffn_gate", ffn, width, layer.gate_up.data()));
-    SWELL_RETURN_IF_ERROR(merge("ffn_up", ffn, width, layer.gate_up.data() + ffn * width));
-    SWELL_RETURN_IF_ERROR(merge("ffn_down", width, ffn, layer.down.data()));
+    for (const Part& part : Parts(shape_, layers_[static_cast<size_t>(index)])) {
+      SWELL_RETURN_IF_ERROR(ReadLowRank(adapter, LayerName(index, part.name), alpha, part.linear, &used));
+    }
   }
-  if (merged != adapter.tensors().size()) return Unknown("the adapter has tensors that fit no matrix of the model");
+  if (used != adapter.tensors().size()) return Unknown("the adapter has tensors that fit no matrix of the model");
   return OkStatus();
 }
 
@@ -245,12 +240,14 @@ ModelShape Model::EngineShape(DType storage) const {
 }
 
 uint64_t Model::weight_bytes() const {
-  size_t floats = embedding_.size() + output_norm_.size() + output_.size();
+  uint64_t bytes = embedding_.bytes() + output_.bytes() + output_norm_.size() * sizeof(float);
   for (const LlamaLayer& layer : layers_) {
-    floats += layer.attention_norm.size() + layer.qkv.size() + layer.attention_out.size() + layer.ffn_norm.size() +
-              layer.gate_up.size() + layer.down.size();
+    bytes += (layer.attention_norm.size() + layer.ffn_norm.size()) * sizeof(float);
+    for (const Linear& linear : layer.qkv) bytes += linear.bytes();
+    for (const Linear& linear : layer.gate_up) bytes += linear.bytes();
+    bytes += layer.attention_out.bytes() + layer.down.bytes();
   }
-  return floats * sizeof(float);
+  return bytes;
 }
 
 }  // namespace swell::model

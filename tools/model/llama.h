@@ -4,6 +4,7 @@
 #ifndef SWELL_TOOLS_MODEL_LLAMA_H_
 #define SWELL_TOOLS_MODEL_LLAMA_H_
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -12,6 +13,7 @@
 #include "swell/engine.h"
 #include "swell/status.h"
 #include "tools/model/gguf.h"
+#include "tools/model/linear.h"
 #include "tools/model/matmul.h"
 #include "tools/model/tokenizer.h"
 
@@ -34,14 +36,14 @@ struct LlamaShape {
   int64_t qkv_width() const { return query_width() + 2 * kv_width(); }
 };
 
-// Matrices are [outputs, inputs], row-major. Those that read the same input are stacked.
+// Those that read the same input stand together.
 struct LlamaLayer {
   std::vector<float> attention_norm;  // [width]
-  std::vector<float> qkv;             // [qkv_width, width]: queries, keys, values
-  std::vector<float> attention_out;   // [width, query_width]
+  std::array<Linear, 3> qkv;          // width -> query_width, kv_width, kv_width
+  Linear attention_out;               // query_width -> width
   std::vector<float> ffn_norm;        // [width]
-  std::vector<float> gate_up;         // [2 * ffn_width, width]
-  std::vector<float> down;            // [width, ffn_width]
+  std::array<Linear, 2> gate_up;      // width -> ffn_width each
+  Linear down;                        // ffn_width -> width
 };
 
 struct ModelOptions {
@@ -52,9 +54,9 @@ struct ModelOptions {
 
 class Model {
  public:
-  // Weights become float32 (4 bytes per parameter). With an adapter, W + (alpha / rank) B A replaces W, and its rope
-  // base and context length replace the base model's where it has them. Errors name the file and what is wrong with it.
-  // Sets OpenBLAS to one thread for the whole process: products are cut into tasks of the arena instead.
+  // Weights stay in the file's precision (matrix.h). With an adapter, W + (alpha / rank) B A stands in for W, and its
+  // rope base and context length replace the base model's where it has them. Errors name the file and what is wrong
+  // with it. Sets OpenBLAS to one thread for the whole process: products are cut into tasks of the arena instead.
   static Result<std::unique_ptr<Model>> Load(const ModelOptions& options);
 
   const LlamaShape& shape() const { return shape_; }
@@ -64,10 +66,10 @@ class Model {
   uint64_t weight_bytes() const;
 
   const std::vector<LlamaLayer>& layers() const { return layers_; }
-  const std::vector<float>& embedding() const { return embedding_; }      // [vocabulary, width]
+  const Matrix& embedding() const { return embedding_; }                  // [vocabulary, width]
   const std::vector<float>& output_norm() const { return output_norm_; }  // [width]
   // [vocabulary, width]; the embedding where the file ties them.
-  const std::vector<float>& output() const { return output_.empty() ? embedding_ : output_; }
+  const Matrix& output() const { return output_.outputs() == 0 ? embedding_ : output_; }
   const MatMul& matmul() const { return matmul_; }
 
  private:
@@ -75,14 +77,14 @@ class Model {
 
   Status LoadBase(const Gguf& base);
   Status LoadLayer(const Gguf& base, int32_t layer);
-  Status MergeAdapter(const Gguf& adapter);
+  Status LoadAdapter(const Gguf& adapter);
 
   LlamaShape shape_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::vector<LlamaLayer> layers_;
-  std::vector<float> embedding_;
+  Matrix embedding_;
   std::vector<float> output_norm_;
-  std::vector<float> output_;
+  Matrix output_;
   MatMul matmul_;
 };
 

@@ -23,6 +23,12 @@ double Since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// hidden [rows, width], logits [rows, vocabulary].
+void OutputLogits(const Model& model, const float* hidden, int64_t rows, float* logits) {
+  const Product product{&model.output(), logits, model.shape().vocabulary};
+  model.matmul().Multiply(hidden, model.shape().width, rows, std::span(&product, 1));
+}
+
 }  // namespace
 
 Result<Session> Session::Create(const Model& model, Engine& engine, const SequenceOptions& options) {
@@ -129,7 +135,6 @@ Status Session::Step(std::span<const TokenId> ids, AttendMode mode, float* nll) 
 void Session::TakeLogits(std::span<const TokenId> ids, float* nll, ForwardPass* pass) {
   const auto start = std::chrono::steady_clock::now();
   const int64_t vocabulary = model_->shape().vocabulary;
-  const int64_t width = model_->shape().width;
   const int64_t rows = static_cast<int64_t>(ids.size());
   const auto loss = [&](const float* logits, int64_t token) {
     return static_cast<float>(LogSumExp(logits, vocabulary) - logits[ids[static_cast<size_t>(token)]]);
@@ -141,12 +146,12 @@ void Session::TakeLogits(std::span<const TokenId> ids, float* nll, ForwardPass* 
     for (int64_t begin = 0; begin < rows - 1; begin += kScoreRows) {
       const int64_t size = std::min(kScoreRows, rows - 1 - begin);
       for (int64_t row = 0; row < size; ++row) pass->Hidden(begin + row);
-      model_->matmul().Multiply(pass->Hidden(begin), size, width, model_->output(), block.data());
+      OutputLogits(*model_, pass->Hidden(begin), size, block.data());
       model_->matmul().ParallelFor(
           size, [&](int64_t row) { nll[begin + row + 1] = loss(block.data() + row * vocabulary, begin + row + 1); });
     }
   }
-  model_->matmul().Multiply(pass->Hidden(rows - 1), 1, width, model_->output(), last.data());
+  OutputLogits(*model_, pass->Hidden(rows - 1), 1, last.data());
   logits_ = std::move(last);
   counters_.matmul_seconds += Since(start);
 }
@@ -194,7 +199,7 @@ void Session::StepBatch(std::span<const ForwardItem> items, AttendMode mode, std
   const auto start = std::chrono::steady_clock::now();
   std::vector<float> logits(static_cast<size_t>(rows * vocabulary));
   for (int64_t row = 0; row < rows; ++row) pass.Hidden(row);
-  model.matmul().Multiply(pass.Hidden(0), rows, model.shape().width, model.output(), logits.data());
+  OutputLogits(model, pass.Hidden(0), rows, logits.data());
   std::vector<std::vector<float>> split;
   for (int64_t row = 0; row < rows; ++row) {
     split.emplace_back(logits.begin() + row * vocabulary, logits.begin() + (row + 1) * vocabulary);
