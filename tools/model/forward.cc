@@ -114,14 +114,14 @@ void ForwardPass::RunLayer(int32_t index, std::span<Status> statuses) {
   Normalise(layer.attention_norm);
   {
     const Timer timer(&times_.matmul);
-    Apply(model_.matmul(), layer.qkv, normalised_.data(), rows_, qkv_.data());
+    model_.matmul().Apply(layer.qkv, normalised_.data(), rows_, qkv_.data());
   }
   Rotate();
   PutRows(index, statuses);
   AttendRows(index, statuses);
   {
     const Timer timer(&times_.matmul);
-    Apply(model_.matmul(), std::span(&layer.attention_out, 1), attended_.data(), rows_, branch_.data());
+    model_.matmul().Apply(std::span(&layer.attention_out, 1), attended_.data(), rows_, branch_.data());
   }
   AddBranch();
   FeedForward(layer);
@@ -231,7 +231,7 @@ void ForwardPass::FeedForward(const LlamaLayer& layer) {
   Normalise(layer.ffn_norm);
   {
     const Timer timer(&times_.matmul);
-    Apply(model_.matmul(), layer.gate_up, normalised_.data(), rows_, gate_up_.data());
+    model_.matmul().Apply(layer.gate_up, normalised_.data(), rows_, gate_up_.data());
   }
   ForRows(model_.matmul(), rows_, [&](int64_t row) {
     const float* gate = gate_up_.data() + 2 * row * width;
@@ -239,7 +239,7 @@ void ForwardPass::FeedForward(const LlamaLayer& layer) {
   });
   {
     const Timer timer(&times_.matmul);
-    Apply(model_.matmul(), std::span(&layer.down, 1), activation_.data(), rows_, branch_.data());
+    model_.matmul().Apply(std::span(&layer.down, 1), activation_.data(), rows_, branch_.data());
   }
   AddBranch();
 }

@@ -3,9 +3,7 @@
 #define SWELL_TOOLS_MODEL_LINEAR_H_
 
 #include <cstdint>
-#include <span>
 
-#include "tools/model/matmul.h"
 #include "tools/model/matrix.h"
 
 namespace swell::model {
@@ -17,12 +15,11 @@ struct Linear {
   Matrix from_rank;  // B [outputs, rank]
   float factor = 0;  // alpha / rank
 
+  int64_t outputs() const { return weights.outputs(); }
+  int64_t inputs() const { return weights.inputs(); }
+  int64_t rank() const { return into_rank.outputs(); }
   uint64_t bytes() const { return weights.bytes() + into_rank.bytes() + from_rank.bytes(); }
 };
-
-// Layers that read the same rows; result [count, sum of their outputs], one layer's outputs after the other's. rows
-// [count, inputs]. Throws std::bad_alloc.
-void Apply(const MatMul& matmul, std::span<const Linear> layers, const float* rows, int64_t count, float* result);
 
 }  // namespace swell::model
 

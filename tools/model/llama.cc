@@ -142,9 +142,10 @@ Status Model::LoadBase(const Gguf& base) {
     return Unknown("the file has " + std::to_string(base.tensors().size()) + " tensors, the LLaMA architecture " +
                    std::to_string(expected));
   }
-  SWELL_RETURN_IF_ERROR(ReadMatrix(base, "token_embd.weight", shape_.vocabulary, shape_.width, &embedding_));
+  SWELL_RETURN_IF_ERROR(ReadMatrix(base, "token_embd.weight", shape_.vocabulary, shape_.width, &embedding_.weights));
   SWELL_RETURN_IF_ERROR(ReadVector(base, "output_norm.weight", shape_.width, &output_norm_));
-  if (!tied) SWELL_RETURN_IF_ERROR(ReadMatrix(base, "output.weight", shape_.vocabulary, shape_.width, &output_));
+  if (!tied)
+    SWELL_RETURN_IF_ERROR(ReadMatrix(base, "output.weight", shape_.vocabulary, shape_.width, &output_.weights));
   layers_.resize(static_cast<size_t>(shape_.layers));
   std::vector<Status> statuses(layers_.size());
   matmul_.ParallelFor(shape_.layers, [&](int64_t layer) {

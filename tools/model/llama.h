@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -66,10 +67,10 @@ class Model {
   uint64_t weight_bytes() const;
 
   const std::vector<LlamaLayer>& layers() const { return layers_; }
-  const Matrix& embedding() const { return embedding_; }                  // [vocabulary, width]
+  const Matrix& embedding() const { return embedding_.weights; }          // [vocabulary, width]
   const std::vector<float>& output_norm() const { return output_norm_; }  // [width]
-  // [vocabulary, width]; the embedding where the file ties them.
-  const Matrix& output() const { return output_.outputs() == 0 ? embedding_ : output_; }
+  // width -> vocabulary, one layer: the embedding where the file ties them.
+  std::span<const Linear> output() const { return {output_.outputs() == 0 ? &embedding_ : &output_, 1}; }
   const MatMul& matmul() const { return matmul_; }
 
  private:
@@ -82,9 +83,9 @@ class Model {
   LlamaShape shape_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::vector<LlamaLayer> layers_;
-  Matrix embedding_;
+  Linear embedding_;
   std::vector<float> output_norm_;
-  Matrix output_;
+  Linear output_;
   MatMul matmul_;
 };
 

@@ -1,5 +1,6 @@
-// Matrix products on several threads: OpenBLAS over weights expanded piece by piece for many rows, the kernels of
-// strips.h for few.
+// Linear layers on several threads. Few rows: the weights are multiplied as they are stored (strips.h), the adapter's
+// two matrices after one another. Many rows: a piece of the weights at a time is expanded to float32, with the adapter
+// added, and given to OpenBLAS.
 #ifndef SWELL_TOOLS_MODEL_MATMUL_H_
 #define SWELL_TOOLS_MODEL_MATMUL_H_
 
@@ -8,18 +9,9 @@
 #include <memory>
 #include <span>
 
-#include "tools/model/matrix.h"
+#include "tools/model/linear.h"
 
 namespace swell::model {
-
-// result[r * stride + o] = factor * sum_i rows[r, i] * weights[o, i], or that added to what is there.
-struct Product {
-  const Matrix* weights = nullptr;
-  float* result = nullptr;
-  int64_t stride = 0;
-  float factor = 1;
-  bool add = false;
-};
 
 class MatMul {
  public:
@@ -27,19 +19,19 @@ class MatMul {
   explicit MatMul(int32_t threads);
   ~MatMul();
 
-  // Several products of the same rows; row r begins at rows + r * row_stride and is as long as the weights have
-  // inputs. The results overlap neither the rows nor one another. Any thread. Throws std::bad_alloc.
-  void Multiply(const float* rows, int64_t row_stride, int64_t count, std::span<const Product> products) const;
+  // The layers read the same rows; their outputs stand one after the other. rows [count, inputs], result [count, sum of
+  // the layers' outputs], which overlaps nothing. Any thread. Throws std::bad_alloc.
+  void Apply(std::span<const Linear> layers, const float* rows, int64_t count, float* result) const;
 
   // Calls body(0) .. body(count - 1) in any order on the same threads.
   void ParallelFor(int64_t count, const std::function<void(int64_t)>& body) const;
 
  private:
   struct Arena;
-  struct Rows;
-  struct Piece;
-  static void MultiplyFew(const Rows& rows, const Piece& piece);
-  void MultiplyMany(const Rows& rows, const Piece& piece) const;
+  struct Product;
+  void ApplyFew(std::span<const Linear> layers, const float* rows, int64_t count, float* result, int64_t stride) const;
+  void ApplyMany(std::span<const Linear> layers, const float* rows, int64_t count, float* result, int64_t stride) const;
+  void MultiplyFew(std::span<const Product> products, int64_t count) const;
 
   std::unique_ptr<Arena> arena_;
 };

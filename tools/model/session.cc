@@ -23,12 +23,6 @@ double Since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// hidden [rows, width], logits [rows, vocabulary].
-void OutputLogits(const Model& model, const float* hidden, int64_t rows, float* logits) {
-  const Product product{&model.output(), logits, model.shape().vocabulary};
-  model.matmul().Multiply(hidden, model.shape().width, rows, std::span(&product, 1));
-}
-
 }  // namespace
 
 Result<Session> Session::Create(const Model& model, Engine& engine, const SequenceOptions& options) {
@@ -146,12 +140,12 @@ void Session::TakeLogits(std::span<const TokenId> ids, float* nll, ForwardPass* 
     for (int64_t begin = 0; begin < rows - 1; begin += kScoreRows) {
       const int64_t size = std::min(kScoreRows, rows - 1 - begin);
       for (int64_t row = 0; row < size; ++row) pass->Hidden(begin + row);
-      OutputLogits(*model_, pass->Hidden(begin), size, block.data());
+      model_->matmul().Apply(model_->output(), pass->Hidden(begin), size, block.data());
       model_->matmul().ParallelFor(
           size, [&](int64_t row) { nll[begin + row + 1] = loss(block.data() + row * vocabulary, begin + row + 1); });
     }
   }
-  OutputLogits(*model_, pass->Hidden(rows - 1), 1, last.data());
+  model_->matmul().Apply(model_->output(), pass->Hidden(rows - 1), 1, last.data());
   logits_ = std::move(last);
   counters_.matmul_seconds += Since(start);
 }
@@ -199,7 +193,7 @@ void Session::StepBatch(std::span<const ForwardItem> items, AttendMode mode, std
   const auto start = std::chrono::steady_clock::now();
   std::vector<float> logits(static_cast<size_t>(rows * vocabulary));
   for (int64_t row = 0; row < rows; ++row) pass.Hidden(row);
-  OutputLogits(model, pass.Hidden(0), rows, logits.data());
+  model.matmul().Apply(model.output(), pass.Hidden(0), rows, logits.data());
   std::vector<std::vector<float>> split;
   for (int64_t row = 0; row < rows; ++row) {
     split.emplace_back(logits.begin() + row * vocabulary, logits.begin() + (row + 1) * vocabulary);

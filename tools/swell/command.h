@@ -18,6 +18,7 @@ struct Command {
 Command AddRun(CLI::App& program);
 Command AddFidelity(CLI::App& program);
 Command AddInspect(CLI::App& program);
+Command AddSpeed(CLI::App& program);
 
 }  // namespace swell::cli
 

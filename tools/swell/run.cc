@@ -66,30 +66,14 @@ Result<tasks::Exam> MakeExam(const Runtime& runtime, const Options& options) {
   return exam;
 }
 
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 Status MeasureSpeed(Runtime& runtime, const model::Session& session, Speed& speed) {
   SWELL_RETURN_IF_ERROR(runtime.engine().WaitSealed(session.sequence()));
   speed.tokens = session.length();
+  const TokenIds ids(kSpeedSteps, runtime.model().tokenizer().Encode(" the").value().front());
   for (size_t side = 0; side < 2; ++side) {
-    Result<model::Session> fork = session.Fork();
-    if (!fork.ok()) return fork.status();
-    std::vector<double> steps, attends;
-    const int32_t id = runtime.model().tokenizer().Encode(" the").value().front();
-    for (int64_t step = 0; step < kSpeedSteps; ++step) {
-      runtime.probe().Start(Watch::kTime);
-      const auto start = std::chrono::steady_clock::now();
-      SWELL_RETURN_IF_ERROR(fork.value().Decode(id, kModes[side]));
-      const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;
-      if (step == 0) continue;
-      steps.push_back(elapsed.count());
-      attends.push_back(runtime.probe().attend_seconds() * 1000);
-    }
-    speed.step_ms[side] = Median(steps);
-    speed.attend_ms[side] = Median(attends);
+    const Result<Times> steps = MeasureSteps(runtime, session, ids, kModes[side]);
+    if (!steps.ok()) return steps.status();
+    speed.steps[side] = steps.value();
   }
   return OkStatus();
 }

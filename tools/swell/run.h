@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tools/swell/probe.h"
+#include "tools/swell/speed.h"
 
 namespace swell::cli {
 
@@ -27,8 +28,7 @@ struct Side {
 // Time of one decoding step at some length of the context, [exact, wave].
 struct Speed {
   int64_t tokens = 0;
-  std::array<double, 2> step_ms{};
-  std::array<double, 2> attend_ms{};
+  std::array<Times, 2> steps;
 };
 
 struct RunResult {

@@ -71,13 +71,13 @@ void AddAnswers(const RunResult& result, report::Page& page) {
   page.Table(header, rows);
 }
 
-std::string SpeedPlot(const RunResult& result, const std::string& title, std::array<double, 2> Speed::*milliseconds) {
+std::string SpeedPlot(const RunResult& result, const std::string& title, double Times::*part) {
   std::vector<report::Series> series;
   for (size_t side = 0; side < result.sides.size(); ++side) {
     report::Series one{result.sides[side].name, {}, {}};
     for (const Speed& speed : result.speeds) {
       one.x.push_back(static_cast<double>(speed.tokens));
-      one.y.push_back((speed.*milliseconds)[side]);
+      one.y.push_back(speed.steps[side].*part * 1000);
     }
     series.push_back(std::move(one));
   }
@@ -99,10 +99,10 @@ std::string LayerMap(const RunResult& result, const std::string& title, Value va
 void AddFigures(const RunResult& result, report::Page& page) {
   page.Heading("Time per token as the context grows");
   page.Figure(
-      SpeedPlot(result, "Time of one decoded token", &Speed::step_ms),
+      SpeedPlot(result, "Time of one decoded token", &Times::total),
       "Measured while the text was being read, each time on a fork of the sequence: median of a few tokens. The "
       "part that does not grow is the model's own weights.");
-  page.Figure(SpeedPlot(result, "Attention's part of it", &Speed::attend_ms),
+  page.Figure(SpeedPlot(result, "Attention's part of it", &Times::attention),
               "Exact attention reads all keys and values for every token, so its time grows with the text.");
   page.Heading("How far the wave index is from exact attention, and where");
   const ReadingMeans means = Means(result.audit, result.group, 1);
