@@ -16,7 +16,7 @@ import xml.etree.ElementTree
 
 SWELL = sys.argv[1]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-COMMANDS = ("run", "fidelity", "inspect")
+COMMANDS = ("run", "fidelity", "inspect", "speed")
 SMALL = ("inspect", "--synthetic", "--tokens", "3000", "--layers", "1")
 
 
@@ -120,6 +120,13 @@ class ErrorTest(unittest.TestCase):
         for variant, message in (("best", "'best'"), ("swell,floor", "'floor'"), ("swell,kappa=much", "'kappa=much'"),
                                  ("swell,no_such_key=1", "floor_tokens")):
             self.runtime_error("fidelity", "--variant", variant, message=message)
+
+    def test_peers_that_are_none(self):
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            file.write(b'{"name": "other", "points": [{"tokens": 5}]}')
+            file.flush()
+            self.runtime_error("speed", "--peer", file.name, message="--peer: ")
+        self.runtime_error("speed", "--peer", "no/peer.json", message="no/peer.json")
 
     def test_layer_that_is_not_there(self):
         self.runtime_error(*SMALL, "--layer", "7", message="--layer 7")
@@ -227,6 +234,31 @@ class ModelTest(unittest.TestCase):
         result = swell("run", "--tokens", "1024", "--questions", "1", "--report", "/dev/full")
         self.assertEqual(result.returncode, 1)
         self.assertIn("cannot write '/dev/full': No space left on device", result.stderr)
+
+    def test_speed(self):
+        with tempfile.TemporaryDirectory() as folder:
+            page, data, peer = (pathlib.Path(folder) / name for name in ("s.html", "s.json", "peer.json"))
+            peer.write_text('{"name": "<other>", "points": [{"tokens": 700, "read_seconds": 1000, "step_seconds": 8}]}')
+            result = swell("speed", "--tokens", "700,300", "--steps", "3", "--peer", str(peer), "--json", str(data),
+                           "--report", str(page))
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.check_page(page, figures=3)
+            report = json.loads(data.read_text())
+        self.assertEqual([point["tokens"] for point in report["points"]], [300, 700])
+        for point in report["points"]:
+            for times in (point["read"], point["step"]["exact"], point["step"]["wave"]):
+                parts = sum(times[part] for part in ("products", "put", "attention", "rest"))
+                self.assertAlmostEqual(parts, times["seconds"], places=6)
+                self.assertGreater(times["products"], 0)
+                self.assertGreater(times["attention"], 0)
+        self.assertNotIn("peer", report["points"][0])
+        self.assertEqual(report["points"][1]["peer"]["step_seconds"], 8)
+        self.assertLess(report["weight_bytes"], 120e6)  # of 134.5 million elements: they stay in the file's precision
+        self.assertGreater(report["peak_bytes"], report["weight_bytes"])
+        self.assertIn("| <other> read, s |", result.stdout)
+        result = swell("speed", "--text", str(ROOT / "LICENSE"), "--tokens", "131000")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("has only", result.stderr)
 
     def test_fidelity(self):
         with tempfile.TemporaryDirectory() as folder:

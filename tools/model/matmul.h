@@ -1,6 +1,5 @@
-// Linear layers on several threads. Few rows: the weights are multiplied as they are stored (strips.h), the adapter's
-// two matrices after one another. Many rows: a piece of the weights at a time is expanded to float32, with the adapter
-// added, and given to OpenBLAS.
+// Linear layers on several threads. For few rows the weights are multiplied as they are stored (strips.h); for many, a
+// piece of them at a time is expanded to float32 and given to OpenBLAS.
 #ifndef SWELL_TOOLS_MODEL_MATMUL_H_
 #define SWELL_TOOLS_MODEL_MATMUL_H_
 
@@ -29,9 +28,8 @@ class MatMul {
  private:
   struct Arena;
   struct Product;
-  void ApplyFew(std::span<const Linear> layers, const float* rows, int64_t count, float* result, int64_t stride) const;
-  void ApplyMany(std::span<const Linear> layers, const float* rows, int64_t count, float* result, int64_t stride) const;
-  void MultiplyFew(std::span<const Product> products, int64_t count) const;
+  struct Piece;
+  void Multiply(std::span<Product> products, int64_t count) const;  // in any order
 
   std::unique_ptr<Arena> arena_;
 };

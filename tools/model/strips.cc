@@ -14,16 +14,21 @@ using Vec = hn::Vec<Tag>;
 using WordTag = hn::RebindToUnsigned<Tag>;
 using Words = hn::Vec<WordTag>;
 
-// Finite float16 numbers: exponent and fraction move into float32's places, the product corrects the exponent's bias
-// and normalises subnormal numbers.
+// Finite float16 numbers as float32. Without an instruction for it, exponent and fraction move into their places, and a
+// product corrects the exponent's bias and normalises subnormal numbers.
 HWY_INLINE Vec LoadHalf(const uint16_t* from) {
   const Tag d;
+  const auto halves = hn::LoadU(hn::Rebind<uint16_t, Tag>(), from);
+#if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2) || (HWY_ARCH_ARM_A64 && HWY_TARGET == HWY_NEON)
+  return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, Tag>(), halves));
+#else
   const WordTag du;
-  const Words bits = hn::PromoteTo(du, hn::LoadU(hn::Rebind<uint16_t, Tag>(), from));
+  const Words bits = hn::PromoteTo(du, halves);
   const Words sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(du, 0x8000U)));
   const Words magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(du, 0x7FFFU)));
   const Vec value = hn::Mul(hn::BitCast(d, magnitude), hn::Set(d, 0x1p112F));
   return hn::BitCast(d, hn::Or(hn::BitCast(du, value), sign));
+#endif
 }
 
 struct Float32Strip {
