@@ -44,6 +44,8 @@ def main():
                             verbose=False)
     with open(options.text, "rb") as file:
         text = model.tokenize(file.read(), add_bos=False)
+    evaluate(model, text[:64])  # the weights come into memory
+    model.n_tokens = 0
     points = []
     for length in lengths:
         read_seconds = evaluate(model, text[model.n_tokens:length])
