@@ -110,9 +110,10 @@ swell_code World::Put(swell_sequence sequence, int32_t layer, int64_t position, 
                    error);
 }
 
-swell_code World::PutBoth(int64_t tokens, bool refused, swell_error** error) {
-  const std::array<swell_put_item, 2> both = {swell_put_item{base, kPrompt, tokens, kPrompt},
-                                              swell_put_item{fork, kForkPrompt, tokens, kMaxRows - tokens}};
+swell_code World::PutBoth(int64_t tokens, size_t refused, swell_error** error) {
+  std::array<swell_put_item, 2> both = {swell_put_item{base, kPrompt, tokens, kPrompt},
+                                        swell_put_item{fork, kForkPrompt, tokens, kPrompt + tokens}};
+  if (refused < both.size()) both[refused].first_row = kMaxRows - tokens;
   std::array<swell_put_item, 2> items;
   std::array<swell_status*, 2> owners;
   std::array<swell_status, 2> results;
@@ -124,7 +125,7 @@ swell_code World::PutBoth(int64_t tokens, bool refused, swell_error** error) {
     items[args.n_items] = both[i];
     owners[args.n_items++] = &statuses[i];
   }
-  const auto& keys = refused ? TheInputs().bad_keys : TheInputs().keys;
+  const auto& keys = refused < both.size() ? TheInputs().bad_keys : TheInputs().keys;
   const swell_code code = swell_put(engine, &args, items.data(), keys.data(), TheInputs().values.data(), nullptr,
                                     nullptr, results.data(), error);
   for (int64_t i = 0; i < args.n_items; ++i) *owners[i] = results[i];

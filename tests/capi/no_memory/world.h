@@ -57,8 +57,8 @@ class World {
   // Operations. Each row of the caller's arrays is a fixed pseudo-random one; token t of base has row t.
   swell_code Put(swell_sequence sequence, int32_t layer, int64_t position, int64_t tokens, int64_t first_row,
                  swell_error** error);
-  // A batch over base and fork; an item whose status is OK is left out. With `refused` the second one holds a NaN.
-  swell_code PutBoth(int64_t tokens, bool refused, swell_error** error);
+  // A batch over base and fork; an item whose status is OK is left out. Item `refused`, if there is one, holds a NaN.
+  swell_code PutBoth(int64_t tokens, size_t refused, swell_error** error);
   swell_code Attend(swell_attend_mode mode, int64_t n_queries, swell_dtype query_dtype, swell_error** error);
   swell_code AttendBoth(swell_attend_mode mode, swell_error** error);
   swell_code Search(swell_attend_mode mode, swell_error** error);
