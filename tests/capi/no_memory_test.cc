@@ -137,6 +137,14 @@ bool IsPartlyDone(const Operation& operation, const World& world) {
   return operation.is_put_batch && (world.statuses[0].code == SWELL_OK || world.statuses[1].code == SWELL_OK);
 }
 
+// The call's code is that of the first item that failed, if items have a status.
+bool IsHonestCode(const World& world, swell_code code) {
+  for (const swell_status& status : world.statuses) {
+    if (status.code > SWELL_OK) return status.code == code;
+  }
+  return true;
+}
+
 // One run with refusals; false when there were fewer occasions than the plan wants.
 bool RunRefused(const Operation& operation, const WorldOptions& options, const RefusalPlan& plan,
                 const Reference& reference, Counts& counts) {
@@ -155,6 +163,7 @@ bool RunRefused(const Operation& operation, const WorldOptions& options, const R
     enough = swell::testing::AllocationsRefused() >= (plan.second >= 0 ? 2 : 1);
     if (code != SWELL_OK) ExpectHonestError(error, code, reference);
     swell_error_destroy(&error);
+    EXPECT_TRUE(IsHonestCode(world, code));
     EXPECT_TRUE(code == SWELL_OK || operation.is_clear == nullptr || operation.is_clear(world));
     EXPECT_TRUE(code != SWELL_OK || world.Outputs() == reference.outputs);
     world.Settle();

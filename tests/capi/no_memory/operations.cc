@@ -5,110 +5,160 @@ namespace {
 
 using E = swell_error**;
 
+bool EngineIsClear(const World& w) { return w.second_engine == nullptr; }
+bool RetrievalIsClear(const World& w) { return w.second_retrieval == nullptr; }
 bool OtherIsClear(const World& w) { return w.other == 0; }
 void MakeOther(World& w) { swell_sequence_create(w.engine, &w.sequence_options, w.retrieval, &w.other, nullptr); }
 void ReleaseFork(World& w) { swell_sequence_release(w.engine, w.fork, nullptr); }
-// base grows to one token before its next run is full, and fork shares no more of it.
+// base grows to just before the end of a run, and shares its last block no more.
 void FillRun(World& w) { w.Put(w.base, 0, kPrompt, 12, kPrompt, nullptr); }
+// other holds a tail of more than one block.
+void FillBlock(World& w) {
+  w.sequence_options.seal_tokens = 256;
+  w.sequence_options.segment_tokens = 256;
+  MakeOther(w);
+  w.Put(w.other, 0, 0, 130, 0, nullptr);
+}
+
+swell_code OpenBadEngine(World& w, E e) {
+  swell_engine_options options = w.engine_options;
+  options.head_dim = 17;
+  return swell_engine_open(&options, &w.second_engine, e);
+}
+swell_code CreateRetrieval(World& w, E e) {
+  const std::array<swell_budget_override, 3> overrides = {{{0, -1, 0.5F}, {-1, 1, 0.25F}, {1, 0, 1.0F}}};
+  return swell_retrieval_create(&w.retrieval_options, overrides.data(), 3, &w.second_retrieval, e);
+}
+swell_code CreateSequence(World& w, E e) {
+  return swell_sequence_create(w.engine, &w.sequence_options, w.retrieval, &w.other, e);
+}
+swell_code CreateDefaultSequence(World& w, E e) {
+  return swell_sequence_create(w.engine, nullptr, nullptr, &w.other, e);
+}
+swell_code ReadNumbers(World& w, E e) {
+  int64_t tokens = 0;
+  swell_engine_shape shape = SWELL_ENGINE_SHAPE_INIT;
+  swell_engine_stats stats = SWELL_ENGINE_STATS_INIT;
+  if (const swell_code code = swell_engine_get_shape(w.engine, &shape, e); code != SWELL_OK) return code;
+  if (const swell_code code = swell_engine_get_stats(w.engine, &stats, e); code != SWELL_OK) return code;
+  return swell_sequence_length(w.engine, w.base, 1, &tokens, e);
+}
+template <int64_t kTokens>
+swell_code Truncate(World& w, E e) {
+  return swell_sequence_truncate(w.engine, w.base, kTokens, e);
+}
+// Four tokens each; item `kRefused`, if there is one, holds a NaN.
+template <size_t kRefused>
+swell_code PutBoth(World& w, E e) {
+  return w.PutBoth(4, kRefused, e);
+}
+swell_code ForkBase(World& w, E e) { return swell_sequence_fork(w.engine, w.base, &w.other, e); }
+swell_code ForkFork(World& w, E e) { return swell_sequence_fork(w.engine, w.fork, &w.other, e); }
 
 std::vector<Operation> Lifecycle() {
   return {
-      {"open engine", [](World& w, E e) { return swell_engine_open(&w.engine_options, &w.second_engine, e); }, nullptr,
-       true, [](const World& w) { return w.second_engine == nullptr; }},
-      {"open engine, refused",
-       [](World& w, E e) {
-         swell_engine_options options = w.engine_options;
-         options.head_dim = 17;
-         return swell_engine_open(&options, &w.second_engine, e);
-       },
-       nullptr, false, [](const World& w) { return w.second_engine == nullptr; }},
-      {"preset",
-       [](World& w, E e) { return swell_preset("retroinfer", &w.sequence_options, &w.retrieval_options, e); }},
-      {"preset, unknown",
-       [](World& w, E e) { return swell_preset("a name that no preset has", &w.sequence_options, nullptr, e); }},
-      {"create retrieval",
-       [](World& w, E e) {
-         const std::array<swell_budget_override, 3> overrides = {{{0, -1, 0.5F}, {-1, 1, 0.25F}, {1, 0, 1.0F}}};
-         return swell_retrieval_create(&w.retrieval_options, overrides.data(), 3, &w.second_retrieval, e);
-       },
-       nullptr, false, [](const World& w) { return w.second_retrieval == nullptr; }},
-      {"create sequence",
-       [](World& w, E e) { return swell_sequence_create(w.engine, &w.sequence_options, w.retrieval, &w.other, e); },
-       nullptr, true, &OtherIsClear},
-      {"create sequence in a free slot",
-       [](World& w, E e) { return swell_sequence_create(w.engine, nullptr, nullptr, &w.other, e); }, &ReleaseFork,
-       false, &OtherIsClear},
-      {"fork", [](World& w, E e) { return swell_sequence_fork(w.engine, w.base, &w.other, e); }, nullptr, true,
-       &OtherIsClear},
-      {"fork, stale", [](World& w, E e) { return swell_sequence_fork(w.engine, w.fork, &w.other, e); }, &ReleaseFork,
-       false, &OtherIsClear},
-      {"truncate the tail", [](World& w, E e) { return swell_sequence_truncate(w.engine, w.base, kPrompt - 2, e); }},
-      {"truncate a segment", [](World& w, E e) { return swell_sequence_truncate(w.engine, w.base, 43, e); }, nullptr,
-       true},
-      {"truncate to nothing", [](World& w, E e) { return swell_sequence_truncate(w.engine, w.base, 0, e); }},
-      {"truncate over the budget", [](World& w, E e) { return swell_sequence_truncate(w.engine, w.base, 60, e); },
-       nullptr, false, nullptr, 64},
-      {"release", [](World& w, E e) { return swell_sequence_release(w.engine, w.base, e); }, nullptr, true},
-      {"release, stale", [](World& w, E e) { return swell_sequence_release(w.engine, w.fork, e); }, &ReleaseFork},
-      {"wait until sealed", [](World& w, E e) { return swell_sequence_wait_sealed(w.engine, w.base, e); }},
-      {"length and statistics",
-       [](World& w, E e) {
-         int64_t tokens = 0;
-         swell_engine_shape shape = SWELL_ENGINE_SHAPE_INIT;
-         swell_engine_stats stats = SWELL_ENGINE_STATS_INIT;
-         if (const swell_code code = swell_engine_get_shape(w.engine, &shape, e); code != SWELL_OK) return code;
-         if (const swell_code code = swell_engine_get_stats(w.engine, &stats, e); code != SWELL_OK) return code;
-         return swell_sequence_length(w.engine, w.base, 1, &tokens, e);
-       }},
-      {"inspect", [](World& w, E e) { return w.Inspect(w.base, 0, e); }},
+      {.name = "open engine",
+       .run = [](World& w, E e) { return swell_engine_open(&w.engine_options, &w.second_engine, e); },
+       .core = true,
+       .is_clear = &EngineIsClear},
+      {.name = "open engine, refused", .run = &OpenBadEngine, .is_clear = &EngineIsClear},
+      {.name = "preset",
+       .run = [](World& w, E e) { return swell_preset("swell", &w.sequence_options, &w.retrieval_options, e); }},
+      {.name = "preset, unknown",
+       .run = [](World& w, E e) { return swell_preset("a name of no preset", &w.sequence_options, nullptr, e); }},
+      {.name = "create retrieval", .run = &CreateRetrieval, .is_clear = &RetrievalIsClear},
+      {.name = "create sequence", .run = &CreateSequence, .core = true, .is_clear = &OtherIsClear},
+      {.name = "create sequence in a free slot",
+       .run = &CreateDefaultSequence,
+       .prepare = &ReleaseFork,
+       .is_clear = &OtherIsClear},
+      {.name = "fork", .run = &ForkBase, .core = true, .is_clear = &OtherIsClear},
+      {.name = "fork, stale", .run = &ForkFork, .prepare = &ReleaseFork, .is_clear = &OtherIsClear},
+      {.name = "truncate the tail", .run = &Truncate<kPrompt - 2>},
+      {.name = "truncate a segment", .run = &Truncate<43>, .core = true},
+      {.name = "truncate to nothing", .run = &Truncate<0>},
+      {.name = "truncate over the budget", .run = &Truncate<60>, .spare_tokens = 64},
+      {.name = "release", .run = [](World& w, E e) { return swell_sequence_release(w.engine, w.base, e); }},
+      {.name = "release, stale",
+       .run = [](World& w, E e) { return swell_sequence_release(w.engine, w.fork, e); },
+       .prepare = &ReleaseFork},
+      {.name = "wait until sealed",
+       .run = [](World& w, E e) { return swell_sequence_wait_sealed(w.engine, w.base, e); }},
+      {.name = "length, shape and statistics", .run = &ReadNumbers},
+      {.name = "inspect", .run = [](World& w, E e) { return w.Inspect(w.base, 0, e); }},
   };
 }
 
 std::vector<Operation> Puts() {
   return {
-      {"put a prompt", [](World& w, E e) { return w.Put(w.other, 0, 0, 90, 0, e); }, &MakeOther},
-      {"put a short prompt", [](World& w, E e) { return w.Put(w.other, 0, 0, 40, 0, e); }, &MakeOther, true},
-      {"append a token", [](World& w, E e) { return w.Put(w.fork, 0, kForkPrompt, 1, 210, e); }, nullptr, true},
-      {"append to a shared block", [](World& w, E e) { return w.Put(w.base, 0, kPrompt, 1, kPrompt, e); }, nullptr,
-       true},
-      {"append a new block", [](World& w, E e) { return w.Put(w.other, 0, 130, 3, 130, e); },
-       [](World& w) {
-         w.sequence_options.seal_tokens = 256;
-         w.sequence_options.segment_tokens = 256;
-         MakeOther(w);
-         w.Put(w.other, 0, 0, 130, 0, nullptr);
-       }},
-      {"append what completes a segment", [](World& w, E e) { return w.Put(w.base, 0, kPrompt + 12, 20, 100, e); },
-       &FillRun, true},
-      {"put batch", [](World& w, E e) { return w.PutBoth(14, false, e); }, nullptr, true, nullptr, -1, true},
-      {"put batch, an item refused", [](World& w, E e) { return w.PutBoth(4, true, e); }, nullptr, true, nullptr, 0,
-       true},
-      {"put out of order", [](World& w, E e) { return w.Put(w.base, 0, kPrompt - 1, 1, 0, e); }},
-      {"put over the budget", [](World& w, E e) { return w.Put(w.other, 1, 0, 390, 0, e); }, &MakeOther, true, nullptr,
-       256},
-      {"put that is sealed over the budget", [](World& w, E e) { return w.Put(w.other, 1, 0, 120, 0, e); }, &MakeOther,
-       true, nullptr, 139},
+      {.name = "put a prompt",
+       .run = [](World& w, E e) { return w.Put(w.other, 0, 0, 90, 0, e); },
+       .prepare = &MakeOther},
+      {.name = "put a short prompt",
+       .run = [](World& w, E e) { return w.Put(w.other, 0, 0, 40, 0, e); },
+       .prepare = &MakeOther,
+       .core = true},
+      {.name = "append a token",
+       .run = [](World& w, E e) { return w.Put(w.fork, 0, kForkPrompt, 1, 210, e); },
+       .core = true},
+      {.name = "append to a shared block",
+       .run = [](World& w, E e) { return w.Put(w.base, 0, kPrompt, 1, kPrompt, e); },
+       .core = true},
+      {.name = "append a new block",
+       .run = [](World& w, E e) { return w.Put(w.other, 0, 130, 3, 130, e); },
+       .prepare = &FillBlock},
+      {.name = "append what completes a segment",
+       .run = [](World& w, E e) { return w.Put(w.base, 0, kPrompt + 12, 20, 100, e); },
+       .prepare = &FillRun,
+       .core = true},
+      {.name = "put batch",
+       .run = [](World& w, E e) { return w.PutBoth(14, 2, e); },
+       .core = true,
+       .is_put_batch = true},
+      {.name = "put batch, first refused", .run = &PutBoth<0>, .core = true, .is_put_batch = true},
+      {.name = "put batch, second refused", .run = &PutBoth<1>, .core = true, .is_put_batch = true},
+      {.name = "put out of order", .run = [](World& w, E e) { return w.Put(w.base, 0, kPrompt - 1, 1, 0, e); }},
+      {.name = "put over the budget",
+       .run = [](World& w, E e) { return w.Put(w.other, 1, 0, 390, 0, e); },
+       .prepare = &MakeOther,
+       .core = true,
+       .spare_tokens = 256},
+      {.name = "put that is sealed over the budget",
+       .run = [](World& w, E e) { return w.Put(w.other, 1, 0, 120, 0, e); },
+       .prepare = &MakeOther,
+       .core = true,
+       .spare_tokens = 139},
   };
 }
 
 std::vector<Operation> Readers() {
   return {
-      {"attend, exact", [](World& w, E e) { return w.Attend(SWELL_ATTEND_EXACT, 1, SWELL_FLOAT32, e); }, nullptr, true},
-      {"attend, wave", [](World& w, E e) { return w.Attend(SWELL_ATTEND_RETRIEVE, 1, SWELL_FLOAT32, e); }, nullptr,
-       true},
-      {"attend, exact, several positions",
-       [](World& w, E e) { return w.Attend(SWELL_ATTEND_EXACT, 5, SWELL_FLOAT16, e); }},
-      {"attend, wave, several positions",
-       [](World& w, E e) { return w.Attend(SWELL_ATTEND_RETRIEVE, 5, SWELL_FLOAT16, e); }},
-      {"attend batch, exact", [](World& w, E e) { return w.AttendBoth(SWELL_ATTEND_EXACT, e); }, nullptr, true},
-      {"attend batch, wave", [](World& w, E e) { return w.AttendBoth(SWELL_ATTEND_RETRIEVE, e); }, nullptr, true},
-      {"attend batch, an item stale", [](World& w, E e) { return w.AttendBoth(SWELL_ATTEND_RETRIEVE, e); },
-       &ReleaseFork},
-      {"search, exact", [](World& w, E e) { return w.Search(SWELL_ATTEND_EXACT, e); }},
-      {"search, wave", [](World& w, E e) { return w.Search(SWELL_ATTEND_RETRIEVE, e); }},
-      {"fetch", [](World& w, E e) { return w.Fetch(w.base, 0, kPrompt, SWELL_FLOAT32, e); }},
-      {"fetch as stored", [](World& w, E e) { return w.Fetch(w.fork, 0, kForkPrompt, w.options.storage, e); }},
-      {"fetch, out of range", [](World& w, E e) { return w.Fetch(w.base, 1, kPrompt, SWELL_FLOAT32, e); }},
+      {.name = "attend, exact",
+       .run = [](World& w, E e) { return w.Attend(SWELL_ATTEND_EXACT, 1, SWELL_FLOAT32, e); },
+       .core = true},
+      {.name = "attend, wave",
+       .run = [](World& w, E e) { return w.Attend(SWELL_ATTEND_RETRIEVE, 1, SWELL_FLOAT32, e); },
+       .core = true},
+      {.name = "attend, exact, several positions",
+       .run = [](World& w, E e) { return w.Attend(SWELL_ATTEND_EXACT, 5, SWELL_FLOAT16, e); }},
+      {.name = "attend, wave, several positions",
+       .run = [](World& w, E e) { return w.Attend(SWELL_ATTEND_RETRIEVE, 5, SWELL_FLOAT16, e); }},
+      {.name = "attend batch, exact",
+       .run = [](World& w, E e) { return w.AttendBoth(SWELL_ATTEND_EXACT, e); },
+       .core = true},
+      {.name = "attend batch, wave",
+       .run = [](World& w, E e) { return w.AttendBoth(SWELL_ATTEND_RETRIEVE, e); },
+       .core = true},
+      {.name = "attend batch, an item stale",
+       .run = [](World& w, E e) { return w.AttendBoth(SWELL_ATTEND_RETRIEVE, e); },
+       .prepare = &ReleaseFork},
+      {.name = "search, exact", .run = [](World& w, E e) { return w.Search(SWELL_ATTEND_EXACT, e); }},
+      {.name = "search, wave", .run = [](World& w, E e) { return w.Search(SWELL_ATTEND_RETRIEVE, e); }},
+      {.name = "fetch", .run = [](World& w, E e) { return w.Fetch(w.base, 0, kPrompt, SWELL_FLOAT32, e); }},
+      {.name = "fetch as stored",
+       .run = [](World& w, E e) { return w.Fetch(w.fork, 0, kForkPrompt, w.options.storage, e); }},
+      {.name = "fetch, out of range",
+       .run = [](World& w, E e) { return w.Fetch(w.base, 1, kPrompt, SWELL_FLOAT32, e); }},
   };
 }
 
