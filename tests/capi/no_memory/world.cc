@@ -234,10 +234,19 @@ void World::LookAt(swell_sequence sequence, int32_t layer, Digest* digest) {
   const int64_t length = Length(sequence, layer);
   Append(&digest->content, &length, 1);
   if (length <= 0) return;
-  ClearOutputs();
   EXPECT_EQ(Fetch(sequence, layer, length, options.storage, nullptr), SWELL_OK);
-  Append(&digest->content, fetched_);
+  const size_t width = options.storage == SWELL_FLOAT32 ? 4 : options.storage == SWELL_INT8 ? 1 : 2;
+  const auto count = static_cast<size_t>(length * kRow) * width;
+  Append(&digest->content, reinterpret_cast<const std::byte*>(fetched_.data()), count);
+  Append(&digest->content, reinterpret_cast<const std::byte*>(fetched_.data() + kMaxRows * kRow), count);
+  if (options.storage == SWELL_INT8) {
+    const float* scales = fetched_.data() + 2 * kMaxRows * kRow;
+    Append(&digest->content, scales, static_cast<size_t>(length * kKvHeads));
+    Append(&digest->content, scales + kMaxRows * kKvHeads, static_cast<size_t>(length * kKvHeads));
+  }
   EXPECT_EQ(Inspect(sequence, layer, nullptr), SWELL_OK);
+  Append(&digest->state, &info_, 1);
+  Append(&digest->state, segments_.data(), static_cast<size_t>(info_.n_segments));
   for (const swell_attend_mode mode : {SWELL_ATTEND_EXACT, SWELL_ATTEND_RETRIEVE}) {
     swell_attend_args attend = SWELL_ATTEND_ARGS_INIT;
     attend.layer = layer;
@@ -247,17 +256,21 @@ void World::LookAt(swell_sequence sequence, int32_t layer, Digest* digest) {
     EXPECT_EQ(swell_attend(engine, &attend, &item, TheInputs().queries.data(), output_.data(), lse_.data(),
                            certificates_.data(), nullptr, nullptr),
               SWELL_OK);
-    if (mode == SWELL_ATTEND_EXACT) digest->exact.insert(digest->exact.end(), output_.begin(), output_.end());
-    digest->state += Outputs();
+    if (mode == SWELL_ATTEND_EXACT)
+      digest->exact.insert(digest->exact.end(), output_.begin(), output_.begin() + kQuery);
+    Append(&digest->state, output_.data(), kQuery);
+    Append(&digest->state, lse_.data(), kHeads);
+    Append(&digest->state, certificates_.data(), kHeads);
   }
 }
 
 Digest World::Look() {
   Digest digest;
+  const auto statuses_of_the_operation = statuses;
   for (const swell_sequence sequence : {base, fork, other}) {
     for (int32_t layer = 0; layer < kLayers; ++layer) LookAt(sequence, layer, &digest);
   }
-  ClearOutputs();
+  statuses = statuses_of_the_operation;
   const swell_engine_stats stats = Stats();
   const std::array<int64_t, 6> kept = {stats.sequences,          static_cast<int64_t>(stats.bytes_in_use),
                                        stats.tokens_put,         stats.segments_sealed,

@@ -96,7 +96,7 @@ class World {
   std::vector<swell_certificate> certificates_;
   std::vector<int64_t> found_;  // [kMaxQueries, kHeads, 4]
   std::vector<float> logits_;
-  std::vector<float> fetched_;  // keys, values, key scales, value scales of kMaxRows rows
+  std::vector<float> fetched_;  // keys, values, key scales, value scales, each with room for kMaxRows rows of float
   std::vector<swell_segment_info> segments_;
   swell_layer_info info_ = SWELL_LAYER_INFO_INIT;
 };
