@@ -4,7 +4,6 @@
 // the call is made again, and what is alive afterwards is counted.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstdio>
 
 #include "tests/capi/no_memory/operations.h"
@@ -62,23 +61,12 @@ WorldOptions OptionsFor(const Operation& operation, WorldOptions options) {
   return options;
 }
 
-// Every sequence grows by one run, which is when sealing that failed is tried again.
-Digest Extend(World& world) {
-  for (const swell_sequence sequence : {world.base, world.fork, world.other}) {
-    for (int32_t layer = 0; layer < kLayers; ++layer) {
-      const int64_t length = world.Length(sequence, layer);
-      if (length > 0) world.Put(sequence, layer, length, kSealTokens, 300, nullptr);
-    }
-  }
-  world.Settle();
-  return world.Look();
-}
-
 Reference Observe(const Operation& operation, const WorldOptions& options, Threads threads) {
   World world(options);
   if (operation.prepare != nullptr) operation.prepare(world);
   Reference reference;
   reference.before = world.Look();
+  world.ClearOutputs();
   swell_error* error = nullptr;
   {
     RefusalPlan nothing;
@@ -95,16 +83,8 @@ Reference Observe(const Operation& operation, const WorldOptions& options, Threa
   reference.builds_failed = world.Stats().builds_failed;
   EXPECT_TRUE(operation.spare_tokens < 0 || reference.code == SWELL_RESOURCE_EXHAUSTED || reference.builds_failed > 0)
       << operation.name << " is within the budget";
-  reference.extended = Extend(world);
+  reference.extended = world.Extend();
   return reference;
-}
-
-bool Near(const std::vector<float>& a, const std::vector<float>& b) {
-  if (a.size() != b.size()) return false;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (!(std::abs(a[i] - b[i]) <= 1e-5F * (1.0F + std::abs(b[i])))) return false;
-  }
-  return true;
 }
 
 void ExpectHonestError(const swell_error* error, swell_code code, const Reference& reference) {
@@ -129,7 +109,7 @@ void ExpectDone(World& world, const Reference& reference, Counts& counts) {
   }
   ++counts.degraded;
   EXPECT_TRUE(Near(now.exact, reference.after.exact));
-  const Digest later = Extend(world);
+  const Digest later = world.Extend();
   EXPECT_TRUE(later.content == reference.extended.content);
   EXPECT_TRUE(later.state == reference.extended.state);
 }

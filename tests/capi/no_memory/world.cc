@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <limits>
 #include <random>
 
@@ -53,6 +55,11 @@ void Append(std::string* to, const std::vector<T>& items) {
 void Ignore(void* /*context*/, const char* /*message*/) {}
 
 }  // namespace
+
+bool Near(const std::vector<float>& a, const std::vector<float>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](float x, float y) { return std::abs(x - y) <= 1e-5F * (1.0F + std::abs(y)); });
+}
 
 World::World(const WorldOptions& world_options) : options(world_options) {
   output_.resize(kMaxQueries * kQuery);
@@ -277,6 +284,17 @@ Digest World::Look() {
                                        stats.segments_compacted, stats.builds_failed};
   Append(&digest.counters, kept.data(), kept.size());
   return digest;
+}
+
+Digest World::Extend() {
+  for (const swell_sequence sequence : {base, fork, other}) {
+    for (int32_t layer = 0; layer < kLayers; ++layer) {
+      const int64_t length = Length(sequence, layer);
+      if (length > 0) Put(sequence, layer, length, kSealTokens, 300, nullptr);
+    }
+  }
+  Settle();
+  return Look();
 }
 
 }  // namespace swell_test

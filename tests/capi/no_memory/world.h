@@ -37,6 +37,9 @@ struct WorldOptions {
   uint64_t budget_bytes = 0;
 };
 
+// Whether exact answers are equal up to rounding.
+bool Near(const std::vector<float>& a, const std::vector<float>& b);
+
 // What can be seen of all sequences.
 struct Digest {
   std::string content;       // lengths and rows
@@ -72,6 +75,8 @@ class World {
   // Waits for what is sealed in the background.
   void Settle() const;
   Digest Look();
+  // Every sequence grows by one run, which is when sealing that failed is tried again.
+  Digest Extend();
   int64_t Length(swell_sequence sequence, int32_t layer) const;
   swell_engine_stats Stats() const;
 
