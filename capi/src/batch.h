@@ -57,6 +57,15 @@ Status CheckBatch(const swell_engine* engine, const Args& args, const Item* item
   return CheckOptionalPointer("statuses", statuses, alignof(swell_status));
 }
 
+// The failure of a batch item as that of the call. Where there is no memory for the index in the text, it is left out.
+inline Outcome BlameItem(Status status, int64_t index) {
+  try {
+    return {Status(status.code(), "item " + std::to_string(index) + ": " + status.message(), status.detail()), index};
+  } catch (const std::bad_alloc&) {
+    return {std::move(status), index};
+  }
+}
+
 // convert(item, &target, &run) reads one item; call(targets, statuses) is the engine's. With `writes_rows` the runs of
 // different items must be disjoint.
 template <typename Target, typename Item, typename Args, typename Convert, typename Call>
@@ -94,8 +103,7 @@ Outcome RunBatch(const Args& args, const Item* items, swell_status* statuses, bo
   }
   const auto failed = std::find_if(results.begin(), results.end(), [](const Status& status) { return !status.ok(); });
   if (failed == results.end()) return OkStatus();
-  const int64_t index = failed - results.begin();
-  return {Status(failed->code(), "item " + std::to_string(index) + ": " + failed->message(), failed->detail()), index};
+  return BlameItem(std::move(*failed), failed - results.begin());
 }
 
 }  // namespace swell::capi

@@ -83,12 +83,17 @@ class EngineImpl final : public Engine {
 
   Status Release(SequenceId id) override {
     return Guard([&]() -> Status {
-      std::vector<Layer> freed(static_cast<size_t>(shape().layers));  // outlives the lock
       const auto sequence = context_.sequences.Remove(id);
       if (sequence == nullptr) return StaleHandle();
-      std::lock_guard lock(sequence->mutex);
-      sequence->released = true;
-      freed.swap(sequence->layers);
+      {
+        std::lock_guard lock(sequence->mutex);
+        sequence->released = true;  // from here on `layers` keeps its place
+      }
+      for (Layer& layer : sequence->layers) {
+        Layer freed;  // outlives the lock; one at a time, so that memory is given back without asking for any
+        std::lock_guard lock(sequence->mutex);
+        std::swap(layer, freed);
+      }
       return OkStatus();
     });
   }

@@ -10,15 +10,26 @@
 
 namespace swell {
 
+// Short enough to be kept without an allocation.
+inline Status OutOfMemory() { return Status(StatusCode::kResourceExhausted, "out of memory", StatusDetail::kNoMemory); }
+
+inline Status Unexpected(const std::exception& error) noexcept {
+  try {
+    return Status(StatusCode::kInternal, std::string("unexpected: ") + error.what());
+  } catch (const std::bad_alloc&) {
+    return OutOfMemory();
+  }
+}
+
 // Runs `call`, which returns a Status or a Result, and turns what it throws into a status.
 template <typename Call>
 auto Guard(Call call) -> decltype(call()) {
   try {
     return call();
   } catch (const std::bad_alloc&) {
-    return Status(StatusCode::kResourceExhausted, "out of memory", StatusDetail::kNoMemory);
+    return OutOfMemory();
   } catch (const std::exception& error) {
-    return Status(StatusCode::kInternal, std::string("unexpected: ") + error.what());
+    return Unexpected(error);
   }
 }
 

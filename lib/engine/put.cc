@@ -16,7 +16,7 @@ namespace {
 
 // Rows [row, row + tokens) of `block` are to receive the tokens from `source` on of the item.
 struct Target {
-  std::shared_ptr<KvBlock> block;
+  std::shared_ptr<KvBlock> block;  // null until the rows are claimed
   int64_t row = 0;
   int64_t tokens = 0;
   int64_t source = 0;
@@ -35,7 +35,9 @@ struct Pending {
   ~Pending() { DropClaims(); }
   // Gives back what was claimed and not published.
   void DropClaims() {
-    for (const Target& target : targets) target.block->DropClaim(target.row, target.tokens);
+    for (const Target& target : targets) {
+      if (target.block != nullptr) target.block->DropClaim(target.row, target.tokens);
+    }
     targets.clear();
   }
   void Publish(Layer& layer) {
@@ -84,10 +86,7 @@ Status Prepare(const Context& context, int64_t tokens, Pending& pending) {
     if (*block == nullptr) SWELL_RETURN_IF_ERROR(AddBlock(context, capacity, block));
     const int64_t count = std::min(end - token, capacity - row);
     Target& target = pending.targets.emplace_back();  // before the claim, which must not be forgotten
-    if (Status status = ClaimRows(context, block, row, count); !status.ok()) {
-      pending.targets.pop_back();
-      return status;
-    }
+    SWELL_RETURN_IF_ERROR(ClaimRows(context, block, row, count));
     target = {*block, row, count, token - begin};
     token += count;
   }
@@ -178,16 +177,18 @@ Status Begin(const Context& context, int32_t layer, const PutItem& item, Pending
   return Prepare(context, item.tokens, pending);
 }
 
-// Publishes the item or takes it back, and unlocks. True when what it completed is to be sealed before the put returns:
-// not here, for the sequences of later items are still locked.
-bool Finish(Context& context, int32_t layer, const PutItem& item, Pending& pending, Status& status) {
+// Takes an item back and unlocks.
+Status Refuse(Pending& pending) {
   const std::unique_lock lock = std::move(pending.lock);
-  if (pending.refused.load()) {
-    pending.DropClaims();
-    status = InvalidArgument("keys or values hold NaN, Inf or a number that the storage dtype cannot hold",
-                             StatusDetail::kNonFinite);
-    return false;
-  }
+  pending.DropClaims();
+  return InvalidArgument("keys or values hold NaN, Inf or a number that the storage dtype cannot hold",
+                         StatusDetail::kNonFinite);
+}
+
+// Publishes an item and unlocks. True when what it completed is to be sealed before the put returns: not here, for the
+// sequences of later items are still locked.
+bool Finish(Context& context, int32_t layer, const PutItem& item, Pending& pending) noexcept {
+  const std::unique_lock lock = std::move(pending.lock);
   pending.Publish(pending.sequence->layers[layer]);
   context.counters.tokens_put.fetch_add(item.tokens, std::memory_order_relaxed);
   if (context.options.deterministic || item.tokens > kAppendTokens) return true;
@@ -237,7 +238,11 @@ void PutTokens(Context& context, int32_t layer, std::span<const PutItem> items, 
   sealing.reserve(pending.size());
   for (auto& entry : pending) {
     Status& status = statuses[entry->item];
-    if (status.ok() && Finish(context, layer, items[entry->item], *entry, status)) {
+    if (status.ok() && entry->refused.load()) status = Guard([&] { return Refuse(*entry); });
+  }
+  // From here on nothing fails: what is published cannot be taken back.
+  for (auto& entry : pending) {
+    if (statuses[entry->item].ok() && Finish(context, layer, items[entry->item], *entry)) {
       sealing.push_back(entry->sequence.get());
     }
   }

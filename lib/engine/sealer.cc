@@ -98,26 +98,32 @@ Result<bool> BuildRound(Context& context, Sequence& sequence, int32_t index, std
   return true;
 }
 
+// Tells the log. Without memory for the text, or when the callback throws, the count in the statistics must do.
+void LogFailure(const Context& context, const Result<bool>& failed) noexcept {
+  try {
+    context.Log("swell: sealing failed, the tokens stay exact: " + failed.status().message());
+  } catch (...) {
+  }
+}
+
 // Does what is due for a layer whose `building` this caller has set, until nothing is; then clears it. `lock` holds the
 // mutex on entry and on return. A build that failed is tried again seal_tokens later, not with every token.
 template <typename Round>
 void BuildUntilDone(Context& context, Sequence& sequence, int32_t index, std::unique_lock<std::mutex>& lock,
                     const Round& round) {
-  Status failure;
-  while (!sequence.released && !context.closing.load() && !round.IsDone(sequence)) {
-    const Result<bool> more = Guard([&] { return BuildRound(context, sequence, index, lock, round); });
-    if (!more.ok()) failure = more.status();
-    if (!more.ok() || !*more) break;
+  Result<bool> more = true;
+  while (more.ok() && *more && !sequence.released && !context.closing.load() && !round.IsDone(sequence)) {
+    more = Guard([&] { return BuildRound(context, sequence, index, lock, round); });
   }
-  if (!failure.ok()) {
+  if (!more.ok()) {
     sequence.layers[index].retry_at = sequence.layers[index].length + sequence.config->options.seal_tokens;
     context.counters.builds_failed.fetch_add(1, std::memory_order_relaxed);
   }
   sequence.layers[index].building = false;
   sequence.built.notify_all();
-  if (failure.ok()) return;
+  if (more.ok()) return;
   lock.unlock();  // the callback may wait for whom it likes
-  context.Log("swell: sealing failed, the tokens stay exact: " + failure.message());
+  LogFailure(context, more);
   lock.lock();
 }
 

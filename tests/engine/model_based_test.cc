@@ -1,131 +1,112 @@
 // Goal: any order of operations leaves every sequence with exactly the tokens it should have. Method: random operations
-// on many sequences beside a model that keeps plain vectors; fetch and exact attention are compared after each step.
-// The seed is printed; SWELL_TEST_SEED replays it.
-#include <algorithm>
+// on many sequences beside a model that keeps plain vectors, over random shapes, dtypes and byte budgets; rows, exact
+// attention in float64, search and lengths are compared as it goes.
+//
+// A round has a seed of its own, printed when it fails: SWELL_TEST_SEED=<seed> SWELL_MODEL_ROUNDS=1 replays it.
+// SWELL_MODEL_ROUNDS sets how many rounds there are (8), SWELL_MODEL_MINUTES how long they go on instead.
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
 
-#include "tests/engine/fixture.h"
+#include "tests/engine/model/machine.h"
 
 namespace swell {
 namespace {
 
-using testing::Answer;
-using testing::Attend;
-using testing::LargestError;
-using testing::OpenEngine;
-using testing::RandomRows;
-using testing::Rows;
+using testing::Machine;
+using testing::Model;
 
-const ModelShape kShape{1, 2, 2, 16, 0, DType::kFloat32};
-constexpr int64_t kWidth = 2 * 16;
+constexpr int kSteps = 400;
 
-struct Model {
-  SequenceId id;
-  Rows rows;
-  int64_t length() const { return static_cast<int64_t>(rows.keys.size()) / kWidth; }
-};
+ModelShape AnyShape(std::mt19937_64& random) {
+  ModelShape shape;
+  shape.layers = static_cast<int32_t>(1 + random() % 3);
+  shape.kv_heads = static_cast<int32_t>(1 + random() % 3);
+  shape.group = static_cast<int32_t>(1 + random() % 4);
+  shape.head_dim = 16 * static_cast<int32_t>(1 + random() % 3);
+  shape.storage = static_cast<DType>(random() % 4);
+  return shape;
+}
 
-class Machine {
- public:
-  Machine(uint64_t seed, bool deterministic) : random_(seed), engine_(OpenEngine(kShape, deterministic)) {}
+// No limit, or one that a few sequences reach.
+uint64_t AnyBudget(std::mt19937_64& random) { return random() % 2 == 0 ? 0 : (1 + random() % 8) << 18; }
 
-  void Step() {
-    const uint64_t choice = models_.empty() ? 0 : random_() % 100;
-    if (choice < 5) return Create();
-    const size_t at = random_() % models_.size();
-    if (choice < 45) return Append(models_[at]);
-    if (choice < 55) return Fork(at);
-    if (choice < 65) return Truncate(models_[at]);
-    if (choice < 70) return Release(at);
-    Check(models_[at]);
-  }
-  void CheckAll() {
-    for (Model& model : models_) Check(model);
-    while (!models_.empty()) Release(models_.size() - 1);
-    EXPECT_EQ(engine_->Stats().sequences, 0);
-  }
+// Every sequence is gone: so is their memory, once builds in the background have noticed.
+void ExpectEmpty(const Engine& engine) {
+  EXPECT_EQ(engine.Stats().sequences, 0);
+  while (engine.Stats().bytes_in_use != 0) std::this_thread::yield();
+  EXPECT_LE(engine.Stats().bytes_peak, engine.Stats().budget_bytes == 0 ? UINT64_MAX : engine.Stats().budget_bytes);
+}
 
- private:
-  void Create() {
-    SequenceOptions options;
-    options.sink_tokens = static_cast<int32_t>(random_() % 6);
-    options.window_tokens = static_cast<int32_t>(random_() % 40);
-    options.seal_tokens = 16 * static_cast<int32_t>(1 + random_() % 3);
-    options.segment_tokens = options.seal_tokens * static_cast<int32_t>(1 + random_() % 4);
-    options.index.kind = random_() % 4 == 0 ? IndexKind::kFlat : IndexKind::kWave;
-    models_.push_back({*engine_->CreateSequence(options), {}});
-  }
-  void Append(Model& model) {
-    const auto tokens = static_cast<int64_t>(random_() % 3 == 0 ? 1 + random_() % 300 : 1 + random_() % 3);
-    const Rows fresh{RandomRows(random_, tokens * kWidth), RandomRows(random_, tokens * kWidth)};
-    PutItem item;
-    item.sequence = model.id;
-    item.position = model.length();
-    item.tokens = tokens;
-    item.keys.data = fresh.keys.data();
-    item.values.data = fresh.values.data();
-    Status status;
-    ASSERT_TRUE(engine_->Put(0, {&item, 1}, {&status, 1}).ok()) << status.message();
-    model.rows.keys.insert(model.rows.keys.end(), fresh.keys.begin(), fresh.keys.end());
-    model.rows.values.insert(model.rows.values.end(), fresh.values.begin(), fresh.values.end());
-  }
-  void Fork(size_t at) {
-    if (models_.size() > 20) return;
-    const SequenceId id = *engine_->Fork(models_[at].id);
-    models_.push_back({id, models_[at].rows});
-  }
-  void Truncate(Model& model) {
-    const auto length = static_cast<int64_t>(random_() % static_cast<uint64_t>(model.length() + 1));
-    ASSERT_TRUE(engine_->Truncate(model.id, length).ok());
-    model.rows.keys.resize(length * kWidth);
-    model.rows.values.resize(length * kWidth);
-  }
-  void Release(size_t at) {
-    ASSERT_TRUE(engine_->Release(models_[at].id).ok());
-    models_.erase(models_.begin() + static_cast<int64_t>(at));
-  }
-  void Check(const Model& model) {
-    ASSERT_EQ(*engine_->Length(model.id, 0), model.length());
-    if (model.length() == 0) return;
-    std::vector<int64_t> tokens;
-    for (int i = 0; i < 20; ++i) tokens.push_back(static_cast<int64_t>(random_() % model.length()));
-    std::vector<float> keys(tokens.size() * kWidth);
-    std::vector<float> values(keys.size());
-    FetchItem fetch;
-    fetch.sequence = model.id;
-    fetch.tokens = tokens;
-    fetch.keys = keys.data();
-    fetch.values = values.data();
-    Status status;
-    ASSERT_TRUE(engine_->Fetch(0, {&fetch, 1}, {&status, 1}).ok());
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      const auto from = model.rows.keys.begin() + tokens[i] * kWidth;
-      ASSERT_TRUE(std::equal(from, from + kWidth, keys.begin() + static_cast<int64_t>(i) * kWidth));
-      const auto value = model.rows.values.begin() + tokens[i] * kWidth;
-      ASSERT_TRUE(std::equal(value, value + kWidth, values.begin() + static_cast<int64_t>(i) * kWidth));
-    }
-    const auto n = static_cast<int64_t>(1 + random_() % std::min<uint64_t>(3, model.length()));
-    const auto queries = RandomRows(random_, n * 4 * 16);
-    const Answer exact = Attend(*engine_, model.id, 0, queries, AttendMode::kExact);
-    ASSERT_LT(LargestError(kShape, model.rows, queries, exact, model.length()), 1e-5);
-    RetrievalOptions unlimited;
-    unlimited.retrieve_share = 1.0F;
-    const Answer all = Attend(*engine_, model.id, 0, queries, AttendMode::kRetrieve, &unlimited);
-    ASSERT_LT(LargestError(kShape, model.rows, queries, all, model.length()), 1e-5);
-  }
+int64_t FromEnvironment(const char* name, int64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::strtoll(text, nullptr, 10);
+}
 
-  std::mt19937_64 random_;
-  std::unique_ptr<Engine> engine_;
-  std::vector<Model> models_;
-};
+// Calls round(seed) as often as asked; returns how often that was.
+template <typename Round>
+int64_t ForEachRound(Round round) {
+  const int64_t minutes = FromEnvironment("SWELL_MODEL_MINUTES", 0);
+  const int64_t rounds = FromEnvironment("SWELL_MODEL_ROUNDS", 8);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(minutes);
+  int64_t done = 0;
+  while (minutes > 0 ? std::chrono::steady_clock::now() < end : done < rounds) {
+    const uint64_t seed = testing::Seed() + static_cast<uint64_t>(done);
+    SCOPED_TRACE("SWELL_TEST_SEED=" + std::to_string(seed) + " SWELL_MODEL_ROUNDS=1");
+    round(seed);
+    if (::testing::Test::HasFailure()) break;
+    ++done;
+  }
+  std::printf("%lld rounds from seed %llu\n", static_cast<long long>(done),
+              static_cast<unsigned long long>(testing::Seed()));
+  return done;
+}
 
 TEST(ModelBased, RandomOperations) {
-  for (uint64_t run = 0; run < 6; ++run) {
-    const uint64_t seed = testing::Seed() + run;
-    SCOPED_TRACE("SWELL_TEST_SEED=" + std::to_string(seed));
-    Machine machine(seed, run % 2 == 0);
-    for (int step = 0; step < 400 && !::testing::Test::HasFatalFailure(); ++step) machine.Step();
-    machine.CheckAll();
-  }
+  int64_t refused = 0;
+  const int64_t rounds = ForEachRound([&](uint64_t seed) {
+    std::mt19937_64 random(seed);
+    const bool deterministic = random() % 2 == 0;
+    const auto engine = testing::OpenEngine(AnyShape(random), deterministic, 2, AnyBudget(random));
+    Machine machine(seed, *engine, nullptr);
+    for (int step = 0; step < kSteps && !::testing::Test::HasFailure(); ++step) machine.Step();
+    machine.Finish();
+    refused += machine.refused();
+    if (!::testing::Test::HasFailure()) ExpectEmpty(*engine);
+  });
+  std::printf("%lld calls refused for the budget\n", static_cast<long long>(refused));
+  EXPECT_TRUE(rounds < 8 || refused > 0) << "no budget was ever reached";
+}
+
+// Each thread has sequences of its own and forks of a prefix that all share.
+TEST(ModelBased, RandomOperationsOfSeveralThreads) {
+  constexpr uint64_t kThreads = 3;
+  ForEachRound([&](uint64_t seed) {
+    std::mt19937_64 random(seed);
+    const ModelShape shape = AnyShape(random);
+    const auto engine = testing::OpenEngine(shape, random() % 2 == 0, 2, 8 * AnyBudget(random));
+    SequenceOptions options;
+    options.window_tokens = 8;
+    options.seal_tokens = 16;
+    options.segment_tokens = 64;
+    Model prefix{*engine->CreateSequence(options), std::vector<testing::Rows>(static_cast<size_t>(shape.layers))};
+    for (int32_t layer = 0; layer < shape.layers; ++layer) {
+      prefix.layers[layer] = {testing::ExactRows(random, shape, 150), testing::ExactRows(random, shape, 150)};
+      ASSERT_TRUE(testing::Put(*engine, prefix.id, layer, prefix.layers[layer], 0, 150).ok());
+    }
+    std::vector<std::thread> threads;
+    for (uint64_t t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&, t] {
+        Machine machine(seed + t * 1'000'003, *engine, &prefix);
+        for (int step = 0; step < kSteps / 2 && !::testing::Test::HasFailure(); ++step) machine.Step();
+        machine.Finish();
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    ASSERT_TRUE(engine->Release(prefix.id).ok());
+    if (!::testing::Test::HasFailure()) ExpectEmpty(*engine);
+  });
 }
 
 }  // namespace

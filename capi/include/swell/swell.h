@@ -104,7 +104,8 @@ SWELL_API swell_code swell_error_code(const swell_error* error);
 SWELL_API swell_detail swell_error_detail(const swell_error* error);
 /* ASCII or the caller's own bytes, zero-terminated; valid until the error is destroyed. */
 SWELL_API const char* swell_error_message(const swell_error* error);
-/* Index of the batch item that failed first; -1 when the call as a whole was refused or was no batch. */
+/* Index of the batch item that failed first; -1 when the call as a whole was refused or was no batch, and where there
+ * was no memory for an error object of its own. */
 SWELL_API int64_t swell_error_item(const swell_error* error);
 /* Destroys *error and sets it to NULL; a NULL or an address of NULL does nothing. */
 SWELL_API void swell_error_destroy(swell_error** error);
