@@ -122,6 +122,32 @@ TEST(Sealing, ATruncatedSequenceEqualsOneThatNeverGrew) {
   EXPECT_EQ(engine->Stats().bytes_in_use, 0U);
 }
 
+TEST(Sealing, ABuildThatATruncationOvertakesIsDropped) {
+  std::mt19937_64 random(testing::Seed());
+  constexpr int64_t kLong = 4096 + 4 + 64;
+  SequenceOptions options = Options();
+  options.seal_tokens = options.segment_tokens = 4096;
+  const Rows rows = MakeRows(random, kShape, kLong);
+  const Rows others = MakeRows(random, kShape, kLong);
+  const auto queries = RandomRows(random, 4 * 32);
+  auto engine = OpenEngine(kShape, false);
+  bool overtaken = false;
+  for (int round = 0; round < 100 && !overtaken; ++round) {
+    const SequenceId sequence = *engine->CreateSequence(options);
+    ASSERT_TRUE(Put(*engine, sequence, 0, rows, 0, kLong - 1).ok());
+    ASSERT_TRUE(Put(*engine, sequence, 0, rows, kLong - 1, kLong).ok());  // completes 4,096 tokens for the background
+    ASSERT_TRUE(engine->Truncate(sequence, 0).ok());
+    ASSERT_TRUE(Put(*engine, sequence, 0, others, 0, 1000).ok());
+    overtaken = (*engine->Inspect(sequence, 0)).sealing;  // the build of the old tokens still runs
+    ASSERT_TRUE(engine->WaitSealed(sequence).ok());
+    EXPECT_EQ((*engine->Inspect(sequence, 0)).sealed_tokens, 0);
+    const auto answer = Attend(*engine, sequence, 0, queries, AttendMode::kExact);
+    EXPECT_LT(testing::LargestError(kShape, others, queries, answer, 1000), 2e-3);
+    ASSERT_TRUE(engine->Release(sequence).ok());
+  }
+  EXPECT_TRUE(overtaken);
+}
+
 TEST(Sealing, RefusedMemoryLeavesTokensExact) {
   std::mt19937_64 random(testing::Seed());
   const Rows rows = MakeRows(random, kShape, kTokens);
