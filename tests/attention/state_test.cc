@@ -73,6 +73,9 @@ TEST_P(StateTest, ErrorsMergeInTheScaleOfTheMaximum) {
   ErrorBuffer errors_a(kShape), errors_b(kShape);
   Fill(&a, &errors_a);
   Fill(&b, &errors_b);
+  // Near enough for the smaller one to count; once each is the larger one.
+  b.max[0] = a.max[0] + 0.5f;
+  b.max[1] = a.max[1] - 0.5f;
   b.max[2] = -kInf;  // no tokens there: neutral
   ErrorBuffer merged = errors_b;
   MergeErrors(kShape, a.max.data(), errors_a.view(), b.max.data(), merged.view());

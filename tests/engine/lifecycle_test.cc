@@ -48,28 +48,36 @@ TEST(Lifecycle, ForksShareUntilTheyWrite) {
   auto engine = OpenEngine(kShape);
   const Rows rows = MakeRows(random, kShape, 1000);
   const Rows others = MakeRows(random, kShape, 1000);
-  const SequenceId a = *engine->CreateSequence(SmallSegments());
-  ASSERT_TRUE(Put(*engine, a, 0, rows, 0, 900).ok());
-  const uint64_t before = engine->Stats().bytes_in_use;
-  const SequenceId b = *engine->Fork(a);
-  EXPECT_EQ(engine->Stats().bytes_in_use, before);
-  // Both grow, with different tokens.
-  ASSERT_TRUE(Put(*engine, a, 0, rows, 900, 1000).ok());
-  ASSERT_TRUE(Put(*engine, b, 0, others, 900, 1000).ok());
-  Rows mixed = rows;
-  const int64_t offset = 900 * 2 * 32;
-  std::copy(others.keys.begin() + offset, others.keys.end(), mixed.keys.begin() + offset);
-  std::copy(others.values.begin() + offset, others.values.end(), mixed.values.begin() + offset);
   const auto queries = RandomRows(random, 4 * 32);
-  EXPECT_LT(testing::LargestError(kShape, rows, queries, Attend(*engine, a, 0, queries, AttendMode::kExact), 1000),
-            1e-5);
-  EXPECT_LT(testing::LargestError(kShape, mixed, queries, Attend(*engine, b, 0, queries, AttendMode::kExact), 1000),
-            1e-5);
-  ASSERT_TRUE(engine->Release(a).ok());
-  EXPECT_LT(testing::LargestError(kShape, mixed, queries, Attend(*engine, b, 0, queries, AttendMode::kExact), 1000),
-            1e-5);
-  ASSERT_TRUE(engine->Release(b).ok());
-  EXPECT_EQ(engine->Stats().bytes_in_use, 0U);
+  const auto expect = [&](SequenceId sequence, const Rows& of, int64_t tokens) {
+    const auto answer = Attend(*engine, sequence, 0, queries, AttendMode::kExact);
+    EXPECT_LT(testing::LargestError(kShape, of, queries, answer, tokens), 1e-5);
+  };
+  // Within the sinks, within a block of the tail, and where one ends: 4 sinks and 7 blocks of 128.
+  for (const int64_t length : {2, 100, 900, 937}) {
+    SCOPED_TRACE(length);
+    const SequenceId a = *engine->CreateSequence(SmallSegments());
+    ASSERT_TRUE(Put(*engine, a, 0, rows, 0, length).ok());
+    const uint64_t before = engine->Stats().bytes_in_use;
+    const SequenceId b = *engine->Fork(a);
+    EXPECT_EQ(engine->Stats().bytes_in_use, before);
+    // Both grow, with different tokens.
+    Rows mixed = rows;
+    const int64_t offset = length * 2 * 32;
+    std::copy(others.keys.begin() + offset, others.keys.end(), mixed.keys.begin() + offset);
+    std::copy(others.values.begin() + offset, others.values.end(), mixed.values.begin() + offset);
+    for (const int64_t grown : {length + 1, length + 60}) {
+      const int64_t from = grown == length + 1 ? length : length + 1;
+      ASSERT_TRUE(Put(*engine, a, 0, rows, from, grown).ok());
+      ASSERT_TRUE(Put(*engine, b, 0, others, from, grown).ok());
+      expect(a, rows, grown);
+      expect(b, mixed, grown);
+    }
+    ASSERT_TRUE(engine->Release(a).ok());
+    expect(b, mixed, length + 60);
+    ASSERT_TRUE(engine->Release(b).ok());
+    EXPECT_EQ(engine->Stats().bytes_in_use, 0U);
+  }
 }
 
 TEST(Lifecycle, AThousandForksCostLessThanOnePercent) {

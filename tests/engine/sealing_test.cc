@@ -122,6 +122,35 @@ TEST(Sealing, ATruncatedSequenceEqualsOneThatNeverGrew) {
   EXPECT_EQ(engine->Stats().bytes_in_use, 0U);
 }
 
+TEST(Sealing, ABuildThatATruncationOvertakesIsDropped) {
+  std::mt19937_64 random(testing::Seed());
+  constexpr int64_t kLong = 2048 + 4 + 64;
+  SequenceOptions options = Options();
+  options.seal_tokens = options.segment_tokens = 2048;
+  const Rows rows = MakeRows(random, kShape, kLong);
+  const Rows others = MakeRows(random, kShape, kLong);
+  const auto queries = RandomRows(random, 4 * 32);
+  auto engine = OpenEngine(kShape, false);
+  // The truncation comes later and later, from before the build has begun to after it has ended.
+  bool building = true;
+  for (int work = 1; building; work *= 2) {
+    const SequenceId sequence = *engine->CreateSequence(options);
+    ASSERT_TRUE(Put(*engine, sequence, 0, rows, 0, kLong - 1).ok());
+    ASSERT_TRUE(Put(*engine, sequence, 0, rows, kLong - 1, kLong).ok());  // completes 2,048 tokens for the background
+    for (int i = 0; i < work; ++i) ASSERT_TRUE(Attend(*engine, sequence, 0, queries, AttendMode::kExact).status.ok());
+    building = (*engine->Inspect(sequence, 0)).sealing;
+    ASSERT_TRUE(engine->Truncate(sequence, 0).ok());
+    for (int64_t begin = 0; begin < 200; begin += 20) {  // short puts do not wait for the background
+      ASSERT_TRUE(Put(*engine, sequence, 0, others, begin, begin + 20).ok());
+    }
+    ASSERT_TRUE(engine->WaitSealed(sequence).ok());
+    EXPECT_EQ((*engine->Inspect(sequence, 0)).sealed_tokens, 0);
+    const auto answer = Attend(*engine, sequence, 0, queries, AttendMode::kExact);
+    EXPECT_LT(testing::LargestError(kShape, others, queries, answer, 200), 2e-3);
+    ASSERT_TRUE(engine->Release(sequence).ok());
+  }
+}
+
 TEST(Sealing, RefusedMemoryLeavesTokensExact) {
   std::mt19937_64 random(testing::Seed());
   const Rows rows = MakeRows(random, kShape, kTokens);

@@ -103,6 +103,15 @@ TEST(FetchRows, ConvertsToFloat) {
   }
 }
 
+double Logit(const ModelShape& shape, const Rows& rows, const std::vector<float>& queries, int64_t head,
+             int64_t token) {
+  const float* query = queries.data() + head * shape.head_dim;
+  const float* key = rows.keys.data() + (token * shape.kv_heads + head / shape.group) * shape.head_dim;
+  double dot = 0;
+  for (int32_t i = 0; i < shape.head_dim; ++i) dot += double{query[i]} * key[i];
+  return dot / std::sqrt(shape.head_dim);
+}
+
 TEST(Search, FindsTheBestTokensInOrder) {
   std::mt19937_64 random(testing::Seed());
   const ModelShape shape{1, 2, 3, 64, 0, DType::kFloat32};
@@ -124,11 +133,7 @@ TEST(Search, FindsTheBestTokensInOrder) {
   ASSERT_TRUE(engine->Search(0, {&search, 1}, {&status, 1}).ok()) << status.message();
   for (int64_t head = 0; head < 6; ++head) {
     std::vector<std::pair<double, int64_t>> all;
-    for (int64_t t = 0; t < 1000; ++t) {
-      double dot = 0;
-      for (int64_t i = 0; i < 64; ++i) dot += double{queries[head * 64 + i]} * rows.keys[(t * 2 + head / 3) * 64 + i];
-      all.emplace_back(-dot / 8, t);
-    }
+    for (int64_t t = 0; t < 1000; ++t) all.emplace_back(-Logit(shape, rows, queries, head, t), t);
     std::sort(all.begin(), all.end());
     for (int64_t k = 0; k < 10; ++k) {
       EXPECT_EQ(tokens[head * 10 + k], all[k].second) << "head " << head << " place " << k;
@@ -139,6 +144,10 @@ TEST(Search, FindsTheBestTokensInOrder) {
   search.mode = AttendMode::kRetrieve;
   ASSERT_TRUE(engine->Search(0, {&search, 1}, {&status, 1}).ok());
   for (size_t i = 1; i < 10; ++i) EXPECT_GE(logits[i - 1], logits[i]);
+  for (int64_t i = 0; i < 60; ++i) {
+    ASSERT_GE(tokens[i], 0);
+    EXPECT_NEAR(logits[i], Logit(shape, rows, queries, i / 10, tokens[i]), 1e-4) << "token " << tokens[i];
+  }
   // More than there is: the rest is marked.
   search.top_k = 2000;
   search.mode = AttendMode::kExact;
@@ -150,6 +159,25 @@ TEST(Search, FindsTheBestTokensInOrder) {
   EXPECT_GE(tokens[999], 0);
   EXPECT_EQ(tokens[1000], -1);
   EXPECT_TRUE(std::isinf(logits[1000]));
+}
+
+TEST(Search, OfEqualTokensTheEarlierComeFirst) {
+  const ModelShape shape{1, 1, 1, 16, 0, DType::kFloat32};
+  auto engine = OpenEngine(shape);
+  const SequenceId sequence = *engine->CreateSequence(SmallSegments());
+  const Rows rows = {std::vector<float>(300 * 16, 0.5F), std::vector<float>(300 * 16, 0.5F)};
+  ASSERT_TRUE(Put(*engine, sequence, 0, rows, 0, 300).ok());
+  const std::vector<float> queries(16, 1.0F);
+  std::vector<int64_t> tokens(20);
+  SearchItem search;
+  search.sequence = sequence;
+  search.mode = AttendMode::kExact;
+  search.queries = queries.data();
+  search.top_k = 20;
+  search.tokens = tokens.data();
+  Status status;
+  ASSERT_TRUE(engine->Search(0, {&search, 1}, {&status, 1}).ok()) << status.message();
+  for (int64_t k = 0; k < 20; ++k) EXPECT_EQ(tokens[k], k);
 }
 
 TEST(Search, AnEmptySequenceHasNothing) {

@@ -81,8 +81,10 @@ Result<Tokenizer> Tokenizer::FromGguf(const Gguf& gguf) {
                     std::string("tokenizer: ") + key + " is " + value.value() + "; only " + known + " is known");
     }
   }
+  // The pattern is the same for all; compiling it takes longer than reading a small vocabulary.
+  static const auto pattern = std::make_shared<const Pattern>();
   Tokenizer tokenizer;
-  tokenizer.pattern_ = std::make_shared<const Pattern>();
+  tokenizer.pattern_ = pattern;
   if (tokenizer.pattern_->code == nullptr) return Status(StatusCode::kInternal, "tokenizer: PCRE2 refused the pattern");
   SWELL_RETURN_IF_ERROR(tokenizer.LoadTokens(gguf));
   SWELL_RETURN_IF_ERROR(tokenizer.LoadMerges(gguf));

@@ -10,6 +10,7 @@
 #include "tools/report/file.h"
 #include "tools/report/format.h"
 #include "tools/swell/command.h"
+#include "tools/swell/json.h"
 #include "tools/swell/runtime.h"
 #include "tools/swell/terminal.h"
 #include "tools/swell/variant.h"
@@ -203,7 +204,7 @@ Status RunFidelity(const Options& options) {
   }
   PrintFidelity(report, std::cout);
   if (!options.json.empty()) {
-    SWELL_RETURN_IF_ERROR(report::WriteFile(options.json, FidelityJson(report).dump(2) + "\n"));
+    SWELL_RETURN_IF_ERROR(report::WriteFile(options.json, JsonText(FidelityJson(report))));
   }
   if (options.report.empty()) return OkStatus();
   return report::WriteFile(options.report, FidelityHtml(report));

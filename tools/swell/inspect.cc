@@ -12,6 +12,7 @@
 #include "tools/report/file.h"
 #include "tools/report/format.h"
 #include "tools/swell/command.h"
+#include "tools/swell/json.h"
 #include "tools/swell/runtime.h"
 #include "tools/swell/table.h"
 #include "tools/swell/terminal.h"
@@ -279,7 +280,7 @@ Status RunInspect(const Options& options) {
   if (!picture.ok()) return picture.status();
   PrintPicture(picture.value(), options);
   if (options.json.empty()) return OkStatus();
-  return report::WriteFile(options.json, ToJson(picture.value(), options).dump(2) + "\n");
+  return report::WriteFile(options.json, JsonText(ToJson(picture.value(), options)));
 }
 
 }  // namespace
