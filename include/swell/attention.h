@@ -55,8 +55,8 @@ struct ClusterScores {
 void ScoreClusters(const HeadShape& shape, const float* queries, std::span<const ClusterRun> runs,
                    ClusterScores scores);
 
-// importance[j] of `clusters` scored clusters, higher is better: under kOptimistic the largest log of a softmax over the
-// group, under kMass the mean softmax (types.h says of what).
+// importance[j] of `clusters` scored clusters, higher is better: under kOptimistic the largest log of a softmax over
+// the group, under kMass the mean softmax (types.h says of what).
 // log_mass[g] = log sum_j sizes[j] exp(l_gj): what the centroids say of the mass of all clusters; sizes [clusters].
 void RankClusters(int32_t group, int64_t clusters, const ClusterScores& scores, const uint32_t* sizes, Ranking ranking,
                   float kappa, float* importance, float* log_mass);
