@@ -20,7 +20,7 @@ namespace {
 struct Options {
   double minutes = 0;
   int64_t turns = 0;
-  int64_t budget_mib = 128;
+  int64_t budget_mib = 96;
   int32_t threads = 0;
   int64_t clients = 1;
   std::string storage = "float16";

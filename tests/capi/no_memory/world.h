@@ -35,6 +35,7 @@ struct WorldOptions {
   bool deterministic = true;
   int32_t threads = 1;
   uint64_t budget_bytes = 0;
+  bool pairs = false;  // two refusals as well
 };
 
 // Whether exact answers are equal up to rounding.
