@@ -51,9 +51,9 @@ def main():
         read_seconds = evaluate(model, text[model.n_tokens:length])
         steps = [evaluate(model, [token]) for token in text[length:length + options.steps + 1]]
         model.n_tokens = length  # the next pass forgets the tokens after it
-        points.append({"tokens": length, "read_seconds": read_seconds, "step_seconds": statistics.median(steps[1:])})
-        print(f"llama.cpp at {length} tokens: read {read_seconds:.2f} s, {points[-1]['step_seconds'] * 1e3:.1f} ms a token",
-              flush=True)
+        step_seconds = statistics.median(steps[1:])
+        points.append({"tokens": length, "read_seconds": read_seconds, "step_seconds": step_seconds})
+        print(f"llama.cpp at {length} tokens: read {read_seconds:.2f} s, {step_seconds * 1e3:.1f} ms a token", flush=True)
     with open(options.json, "w", encoding="utf-8") as file:
         json.dump({"name": "llama.cpp", "points": points}, file, indent=2)
 

@@ -5,8 +5,8 @@
 #include <thread>
 #include <tuple>
 
-#include "tests/index/each_target.h"
 #include "tests/index/head_rows.h"
+#include "tests/support/each_target.h"
 
 namespace swell {
 namespace {

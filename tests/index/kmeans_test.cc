@@ -12,8 +12,8 @@
 
 #include "lib/index/wave/aligned.h"
 #include "lib/index/wave/assign.h"
-#include "tests/index/each_target.h"
 #include "tests/index/head_rows.h"
+#include "tests/support/each_target.h"
 
 namespace swell::wave {
 namespace {

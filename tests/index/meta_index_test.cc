@@ -4,8 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "tests/index/each_target.h"
 #include "tests/index/head_rows.h"
+#include "tests/support/each_target.h"
 
 namespace swell {
 namespace {

@@ -1,6 +1,5 @@
 // The packed weights against float64, on every SIMD target of the machine.
 #include <gtest/gtest.h>
-#include <hwy/highway.h>
 
 #include <cmath>
 #include <cstdio>
@@ -9,28 +8,12 @@
 #include <span>
 #include <vector>
 
+#include "tests/support/each_target.h"
 #include "tools/model/matmul.h"
 #include "tools/model/matrix.h"
 
 namespace swell::model {
 namespace {
-
-// Runs the body once with every SIMD target that this machine can run.
-template <typename Body>
-void ForEachTarget(const Body& body) {
-  int targets = 0;
-  for (int64_t left = hwy::SupportedTargets() & HWY_TARGETS; left != 0; left &= left - 1) {
-    const int64_t target = left & -left;
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    body();
-    ++targets;
-    hwy::SetSupportedTargetsForTest(0);
-  }
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  EXPECT_GT(targets, 0);
-}
 
 struct Weights {
   TensorType type;
@@ -109,7 +92,7 @@ TEST_F(Strips, ExpandingGivesTheWeights) {
     const int64_t inputs = BlockShapeOf(type).elements == 1 ? 37 : 96;
     for (const int64_t outputs : {1, 15, 16, 17, 50}) {
       const Weights weights = RandomWeights(type, outputs, inputs);
-      ForEachTarget([&] {
+      ForEachTarget([&](int64_t) {
         const Matrix matrix = weights.Pack();
         ASSERT_TRUE(matrix.finite());
         const int64_t columns = matrix.strips() * kStripOutputs;
@@ -153,7 +136,7 @@ TEST_F(Strips, ProductsMatchDouble) {
     for (const int64_t inputs : {int64_t{1}, int64_t{3}, int64_t{18}}) {
       for (const int64_t outputs : {1, 16, 63, 65, 200}) {
         const Weights weights = RandomWeights(type, outputs, block == 1 ? 4 * inputs - 3 : block * inputs);
-        ForEachTarget([&] {
+        ForEachTarget([&](int64_t) {
           for (const int64_t count : {1, 2, 6, 7, 40}) ExpectProducts(weights, count);
         });
       }
@@ -165,7 +148,7 @@ TEST_F(Strips, ProductsMatchDouble) {
 TEST_F(Strips, LargeProductsMatchDouble) {
   for (const TensorType type : kTypes) {
     const Weights weights = RandomWeights(type, 500, 320);
-    ForEachTarget([&] { ExpectProducts(weights, 1); });
+    ForEachTarget([&](int64_t) { ExpectProducts(weights, 1); });
   }
 }
 

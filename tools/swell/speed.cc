@@ -45,8 +45,8 @@ double Since(std::chrono::steady_clock::time_point start) {
 }
 
 double Median(const std::vector<Times>& steps, double Times::*part) {
-  std::vector<double> values;
-  for (const Times& step : steps) values.push_back(step.*part);
+  std::vector<double> values(steps.size());
+  std::transform(steps.begin(), steps.end(), values.begin(), [&](const Times& step) { return step.*part; });
   std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size()) / 2, values.end());
   return values[values.size() / 2];
 }

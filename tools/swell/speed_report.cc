@@ -4,6 +4,7 @@
 #include "tools/report/format.h"
 #include "tools/report/page.h"
 #include "tools/report/plot.h"
+#include "tools/swell/json.h"
 #include "tools/swell/speed.h"
 
 namespace swell::cli {
@@ -181,7 +182,7 @@ std::string SpeedJson(const SpeedResult& result) {
     }
     json["points"].push_back(std::move(one));
   }
-  return json.dump(2) + "\n";
+  return JsonText(json);
 }
 
 std::string SpeedMarkdown(const SpeedResult& result) {

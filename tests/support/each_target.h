@@ -1,6 +1,6 @@
 // Runs a test body once with every SIMD target that this machine can run.
-#ifndef SWELL_TESTS_INDEX_EACH_TARGET_H_
-#define SWELL_TESTS_INDEX_EACH_TARGET_H_
+#ifndef SWELL_TESTS_SUPPORT_EACH_TARGET_H_
+#define SWELL_TESTS_SUPPORT_EACH_TARGET_H_
 
 #include <gtest/gtest.h>
 
@@ -31,4 +31,4 @@ void ForEachTarget(const Body& body) {
 
 }  // namespace swell
 
-#endif  // SWELL_TESTS_INDEX_EACH_TARGET_H_
+#endif  // SWELL_TESTS_SUPPORT_EACH_TARGET_H_
