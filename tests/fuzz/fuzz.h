@@ -36,6 +36,7 @@ class Bytes {
     static_assert(std::is_trivially_copyable_v<T>);
     T value{};
     const size_t bytes = std::min(left_, sizeof(T));
+    if (bytes == 0) return value;  // an empty input may have no address
     std::memcpy(&value, data_, bytes);
     data_ += bytes;
     left_ -= bytes;
