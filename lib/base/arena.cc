@@ -1,5 +1,6 @@
 #include "lib/base/arena.h"
 
+#include <absl/cleanup/cleanup.h>
 #include <oneapi/tbb/info.h>
 #include <oneapi/tbb/parallel_for.h>
 #include <oneapi/tbb/task_arena.h>
@@ -21,7 +22,7 @@ namespace {
 
 // ThreadSanitizer cannot see how oneTBB orders its tasks, for Debian's library is not instrumented. This file is not
 // either, and says by hand what oneTBB guarantees: what is before ParallelFor comes before every body, and every body
-// comes before what is after it.
+// comes before what is after it, also where one throws.
 class Order {
  public:
 #if defined(SWELL_TSAN)
@@ -118,11 +119,12 @@ void Arena::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body) {
   const auto ordered = [&](int64_t i) {
     const Inside inside;
     order.Acquire();
+    const absl::Cleanup done = [&] { order.Release(); };
     body(i);
-    order.Release();
   };
   const auto run = [&] { oneapi::tbb::parallel_for(int64_t{0}, count, ordered, oneapi::tbb::simple_partitioner()); };
   order.Release();
+  const absl::Cleanup all_done = [&] { order.Acquire(); };
   if (Inside::Any()) {
     run();
   } else {
@@ -130,7 +132,6 @@ void Arena::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body) {
     // call belongs to the same work.
     impl_->foreground.execute([&] { oneapi::tbb::this_task_arena::isolate(run); });
   }
-  order.Acquire();
 }
 
 void Arena::Enqueue(std::function<void()> job) { impl_->background.Push(std::move(job)); }
