@@ -1,0 +1,732 @@
+// Attention of one step: the estimate of the clusters that are not read, exact attention over the listed token records,
+// merged over warps, over the CTAs of a head, and finished. CPU twins: lib/attention/estimate.cc, exact.cc, state.cc.
+//
+// Scores are a tensor-core product with the queries as rows; outputs are the transposed product, dims by queries, so
+// that the scores of a warp are at once its weights. Lane (g, t) of accumulator (i, e) holds dims 64 i + 8 g + 2 e and
+// + 1 of queries 2 t and 2 t + 1. The estimate adds int8 rows (mean values) with their coefficients to the same
+// accumulators. With at most four queries the other four columns hold ErrorState::cross; with more it has accumulators
+// of its own.
+#ifndef SWELL_CUDA_STEP_ATTEND_CUH_
+#define SWELL_CUDA_STEP_ATTEND_CUH_
+
+#include "cuda/step/select.cuh"
+
+namespace swell::cuda {
+
+constexpr int kAttendWarps = 8;
+constexpr int kTokenTile = 16;  // tokens of a warp's step
+constexpr int kColumns = 8;     // queries of a CTA at most
+constexpr int kQueueRows = 64;
+constexpr float kLeastShare = 1.0F / (1 << 12);  // as in lib/attention/estimate.cc
+
+// kBlocks: 1 for up to four queries, 2 for up to eight.
+__host__ __device__ constexpr int QueriesOf(int blocks) { return 4 * blocks; }
+
+// Sums over estimated clusters of one query, relative to exp(reference) (quadratic ones to its square).
+struct EstimateSums {
+  float mass;
+  float energy;
+  float weight;
+};
+
+// State of a warp, later of a CTA, then of a head. Row g belongs to lanes (g, .).
+template <int kHeadDim, int kBlocks>
+struct AttendState {
+  float out[kBlocks][kHeadDim / 16][4];
+  float max;               // of row g, in octaves
+  float sum;               // of row g
+  EstimateSums estimated;  // of row g
+};
+
+// What a state of a part is in memory: accumulators lane by lane, then the rows' scalars.
+template <int kHeadDim, int kBlocks>
+struct PartState {
+  float4 out[kBlocks * kHeadDim / 16][32];
+  float max[kColumns];
+  float sum[kColumns];
+  EstimateSums estimated[kColumns];
+};
+
+// Rows of mean values that wait for their product, of one warp.
+struct RowQueue {
+  const int8_t* rows[kQueueRows];
+  __nv_bfloat16 coefficients[2 * kColumns][kQueueRows];
+};
+
+struct AttendMemory {
+  RowQueue queues[kAttendWarps];
+  float max[kAttendWarps][kColumns];
+  float sum[kAttendWarps][kColumns];
+  EstimateSums estimated[kAttendWarps][kColumns];
+  bool is_last;
+};
+
+// The queries of one CTA and what all its warps know of the head.
+struct Task {
+  const HeadPlan* head;
+  int32_t number;       // of the head
+  int32_t first_query;  // of the group
+  int32_t queries;
+  int32_t index;  // of the part
+  int32_t parts;
+};
+
+// `index`-th of `parts` stretches of `count`.
+__device__ __forceinline__ int64_t Cut(int64_t count, int32_t index, int32_t parts) { return count * index / parts; }
+
+// Multiplies columns 2 t and 2 t + 1 of the output by the factors of their rows.
+template <int kHeadDim, int kBlocks>
+__device__ __forceinline__ void ScaleOutput(float factor, int lane, AttendState<kHeadDim, kBlocks>& state) {
+  const float even = __shfl_sync(kAllLanes, factor, lane % 4 * 8);
+  const float odd = __shfl_sync(kAllLanes, factor, lane % 4 * 8 + 4);
+#pragma unroll
+  for (int j = 0; j < kHeadDim / 16; ++j) {
+    state.out[0][j][0] *= even;
+    state.out[0][j][1] *= odd;
+    state.out[0][j][2] *= even;
+    state.out[0][j][3] *= odd;
+  }
+}
+
+// --- estimate -------------------------------------------------------------------------------------------------------
+
+// Byte `kByte` of two words, biased by 128, as a pair of bfloat16.
+template <int kByte>
+__device__ __forceinline__ uint32_t PairOfBytes(uint32_t low, uint32_t high) {
+  constexpr uint32_t kMagic = 0x4B000000;  // 2^23: the byte becomes the end of the mantissa
+  const float first = __uint_as_float(__byte_perm(low, kMagic, 0x7440 + kByte)) - (8388608.0F + 128.0F);
+  const float second = __uint_as_float(__byte_perm(high, kMagic, 0x7440 + kByte)) - (8388608.0F + 128.0F);
+  return Mma<__nv_bfloat16>::Pack(first, second);
+}
+
+template <int kEven, int kHeadDim, int kBlocks>
+__device__ __forceinline__ void AddBytePairs(const uint32_t (&words)[4], const uint32_t (&weights)[kBlocks][2], int j,
+                                             AttendState<kHeadDim, kBlocks>& state) {
+  const uint32_t a0 = PairOfBytes<kEven>(words[0], words[1]);
+  const uint32_t a1 = PairOfBytes<kEven + 1>(words[0], words[1]);
+  const uint32_t a2 = PairOfBytes<kEven>(words[2], words[3]);
+  const uint32_t a3 = PairOfBytes<kEven + 1>(words[2], words[3]);
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+    Mma<__nv_bfloat16>::Run(state.out[b][j], a0, a1, a2, a3, weights[b][0], weights[b][1]);
+  }
+}
+
+// Adds the sixteen rows of the queue from `first` on, each times its coefficients.
+template <int kHeadDim, int kBlocks>
+__device__ __forceinline__ void AddRows(const RowQueue& queue, int first, int lane,
+                                        AttendState<kHeadDim, kBlocks>& state) {
+  const int g = lane / 4;
+  const int t = lane % 4;
+  const int slots[4] = {first + 2 * t, first + 2 * t + 1, first + 2 * t + 8, first + 2 * t + 9};
+  uint2 values[4][kHeadDim / 64];
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const int8_t* row = queue.rows[slots[k]];
+#pragma unroll
+    for (int i = 0; i < kHeadDim / 64; ++i) {
+      values[k][i] = __ldg(reinterpret_cast<const uint2*>(row + 64 * i) + g);
+      values[k][i].x ^= 0x80808080U;
+      values[k][i].y ^= 0x80808080U;
+    }
+  }
+  uint32_t weights[kBlocks][2];
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+    weights[b][0] = *reinterpret_cast<const uint32_t*>(&queue.coefficients[kColumns * b + g][slots[0]]);
+    weights[b][1] = *reinterpret_cast<const uint32_t*>(&queue.coefficients[kColumns * b + g][slots[2]]);
+  }
+#pragma unroll
+  for (int i = 0; i < kHeadDim / 64; ++i) {
+    const uint32_t low[4] = {values[0][i].x, values[1][i].x, values[2][i].x, values[3][i].x};
+    const uint32_t high[4] = {values[0][i].y, values[1][i].y, values[2][i].y, values[3][i].y};
+    AddBytePairs<0>(low, weights, 4 * i, state);
+    AddBytePairs<2>(low, weights, 4 * i + 1, state);
+    AddBytePairs<0>(high, weights, 4 * i + 2, state);
+    AddBytePairs<2>(high, weights, 4 * i + 3, state);
+  }
+}
+
+// One level of a head, for the estimate of one query: the lane's.
+template <int kHeadDim>
+struct EstimateLevel {
+  const TileRecord<kHeadDim>* const* tiles;
+  const float* logits;  // of the head's first tile
+  const float* widths;
+  const uint32_t* keys;
+  Place retrieved_end;
+  Place estimated_end;
+  int32_t group;
+  int32_t query;  // of the group
+  bool correct;
+  float reference;  // octaves
+};
+
+// Weight of a cluster in the output, size exp(logit + correction), and its term in the error; both 0 unless it is
+// estimated.
+struct ClusterWeight {
+  float weight;
+  float term;
+};
+
+__device__ __forceinline__ ClusterWeight WeighCluster(Place place, float logit, float sigma, uint32_t size,
+                                                      Place retrieved_end, Place estimated_end, bool correct,
+                                                      float reference) {
+  if (place < retrieved_end || place >= estimated_end) return {0, 0};
+  const float variance = sigma * sigma;
+  const float corrected = logit + (correct ? fminf(0.5F * variance, 1.0F) : 0.0F);
+  const float exponential = exp2f(corrected * kLog2E - reference);
+  const float weight = static_cast<float>(size) * exponential;
+  return {weight, weight * exponential * (exp2f(fminf(variance, 4.0F) * kLog2E) - 1)};
+}
+
+template <int kHeadDim>
+__device__ __forceinline__ ClusterWeight WeighOne(const EstimateLevel<kHeadDim>& level, int32_t tile, int c) {
+  const TileRecord<kHeadDim>* record = level.tiles[tile];
+  const int64_t row = static_cast<int64_t>(tile) * level.group + level.query;
+  const int64_t number = static_cast<int64_t>(tile) * kClusterTile + c;
+  return WeighCluster(PlaceOf(level.keys[number], number), level.logits[row * kClusterTile + c],
+                      ClampLogit(record->spreads[c] * level.widths[row]), record->sizes[c], level.retrieved_end,
+                      level.estimated_end, level.correct, level.reference);
+}
+
+// What the lane's query takes of a tile.
+struct TileShare {
+  uint32_t own;     // clusters whose own mean value counts
+  float rest;       // weight of the others
+  float rest_term;  // and their term
+};
+
+template <int kHeadDim>
+__device__ __forceinline__ TileShare WeighTile(const EstimateLevel<kHeadDim>& level, int32_t tile, float least_weight,
+                                               EstimateSums& sums) {
+  const TileRecord<kHeadDim>* record = level.tiles[tile];
+  const int64_t row = static_cast<int64_t>(tile) * level.group + level.query;
+  const float width = level.widths[row];
+  TileShare share = {};
+#pragma unroll
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    const float4 logits = *(reinterpret_cast<const float4*>(level.logits + row * kClusterTile) + quarter);
+    const uint4 keys =
+        *(reinterpret_cast<const uint4*>(level.keys + static_cast<int64_t>(tile) * kClusterTile) + quarter);
+    const float4 spreads = __ldg(reinterpret_cast<const float4*>(record->spreads) + quarter);
+    const uint4 sizes = __ldg(reinterpret_cast<const uint4*>(record->sizes) + quarter);
+    const float4 energies = __ldg(reinterpret_cast<const float4*>(record->energies) + quarter);
+    const float logit_of[4] = {logits.x, logits.y, logits.z, logits.w};
+    const uint32_t key_of[4] = {keys.x, keys.y, keys.z, keys.w};
+    const float spread_of[4] = {spreads.x, spreads.y, spreads.z, spreads.w};
+    const uint32_t size_of[4] = {sizes.x, sizes.y, sizes.z, sizes.w};
+    const float energy_of[4] = {energies.x, energies.y, energies.z, energies.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int c = 4 * quarter + i;
+      const Place place = PlaceOf(key_of[i], static_cast<int64_t>(tile) * kClusterTile + c);
+      const ClusterWeight cluster =
+          WeighCluster(place, logit_of[i], ClampLogit(spread_of[i] * width), size_of[i], level.retrieved_end,
+                       level.estimated_end, level.correct, level.reference);
+      sums.mass += cluster.weight;
+      sums.energy += cluster.term * energy_of[i];
+      sums.weight += cluster.term;
+      const bool own = cluster.weight > least_weight;
+      share.own |= static_cast<uint32_t>(own) << c;
+      share.rest += own ? 0 : cluster.weight;
+      share.rest_term += own ? 0 : cluster.term;
+    }
+  }
+  return share;
+}
+
+// Adds what the part estimates of one level. Lanes are pairs of a tile and a query.
+template <int kHeadDim, int kBlocks>
+__device__ __forceinline__ void EstimatePart(const Task& task, const EstimateLevel<kHeadDim>& level, int32_t n_tiles,
+                                             float least_weight, RowQueue& queue, EstimateSums& sums,
+                                             AttendState<kHeadDim, kBlocks>& state) {
+  constexpr uint32_t kMeanOfTile = 1U << kClusterTile;
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int in_pass = 32 / task.queries;  // tiles
+  const int column = lane % task.queries;
+  const int first_lane = lane - column;  // of the tile
+  const bool has_tile = lane < in_pass * task.queries;
+  int first = 0;  // of the queue, a multiple of 16
+  int waiting = 0;
+  const auto end = static_cast<int32_t>(Cut(n_tiles, task.index + 1, task.parts));
+  auto base = static_cast<int32_t>(Cut(n_tiles, task.index, task.parts)) + warp * in_pass;
+  for (; base < end; base += kAttendWarps * in_pass) {
+    const int32_t tile = base + lane / task.queries;
+    TileShare share = {};
+    if (has_tile && tile < end) share = WeighTile(level, tile, least_weight, sums);
+    const uint32_t items = share.own | (share.rest > 0 ? kMeanOfTile : 0);
+    uint32_t pending = 0;  // clusters of the tile, and its mean, that any query takes
+    for (int k = 0; k < task.queries; ++k) pending |= __shfl_sync(kAllLanes, items, (first_lane + k) % 32);
+    if (!has_tile) pending = 0;
+    while (__any_sync(kAllLanes, pending != 0)) {
+      const unsigned leaders = __ballot_sync(kAllLanes, pending != 0 && column == 0);
+      if (pending != 0) {
+        const int c = __ffs(static_cast<int>(pending)) - 1;
+        const TileRecord<kHeadDim>* record = level.tiles[tile];
+        const int slot = (first + waiting + __popc(leaders & ((1U << first_lane) - 1))) % kQueueRows;
+        ClusterWeight weight = {share.rest * record->mean_scale, share.rest_term * record->mean_scale};
+        if (c < kClusterTile) {
+          weight = (share.own >> c & 1) != 0 ? WeighOne(level, tile, c) : ClusterWeight{0, 0};
+          weight.weight *= record->value_scales[c];
+          weight.term *= record->value_scales[c];
+        }
+        queue.coefficients[column][slot] = __float2bfloat16(weight.weight);
+        queue.coefficients[QueriesOf(kBlocks) + column][slot] = __float2bfloat16(weight.term);
+        if (column == 0) queue.rows[slot] = c < kClusterTile ? record->value_means + c * kHeadDim : record->mean;
+        pending &= pending - 1;
+      }
+      waiting += __popc(leaders);
+      __syncwarp();
+      while (waiting >= 16) {
+        AddRows(queue, first, lane, state);
+        first = (first + 16) % kQueueRows;
+        waiting -= 16;
+        __syncwarp();
+      }
+    }
+  }
+  if (waiting == 0) return;
+  for (int i = waiting + lane; i < 16; i += 32) {  // the last rows again, times nothing
+    queue.rows[first + i] = queue.rows[first];
+    for (int k = 0; k < 2 * QueriesOf(kBlocks); ++k) queue.coefficients[k][first + i] = __float2bfloat16(0);
+  }
+  __syncwarp();
+  AddRows(queue, first, lane, state);
+  __syncwarp();
+}
+
+// Estimates the part of both levels and begins the state: max is the largest logit of any cluster of the head.
+template <int kHeadDim, int kBlocks>
+__device__ __forceinline__ void BeginState(const StepArgs& args, const Task& task, RowQueue& queue,
+                                           AttendState<kHeadDim, kBlocks>& state) {
+  const int lane = threadIdx.x % 32;
+  const int row = lane / 4;
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+    for (int j = 0; j < kHeadDim / 16; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) state.out[b][j][i] = 0;
+    }
+  }
+  state.max = row < task.queries ? -INFINITY : 0;
+  state.sum = 0;
+  state.estimated = {0, 0, 0};
+  const Selection* selected[kLevels];
+  for (int level = 0; level < kLevels; ++level) {
+    selected[level] = args.scores[level].selected + task.number;
+  }
+  const bool upper = args.two_level != 0 && selected[1]->tiles > 0;
+  if (selected[0]->tiles == 0) return;
+  for (int i = lane; i < 2 * kColumns * kQueueRows; i += 32) {  // columns that no query has stay zero
+    queue.coefficients[i / kQueueRows][i % kQueueRows] = __float2bfloat16(0);
+  }
+  __syncwarp();
+
+  const int query = task.first_query + lane % task.queries;
+  float largest = selected[0]->max_logit[query];
+  float log_mass = selected[0]->log_mass[query];
+  if (upper) {
+    largest = fmaxf(largest, selected[1]->max_logit[query]);
+    log_mass = fmaxf(log_mass, selected[1]->log_mass[query]);
+  }
+  EstimateSums sums = {0, 0, 0};
+  for (int level = 0; level < (upper ? 2 : 1); ++level) {
+    const LevelScores& scores = args.scores[level];
+    const int64_t first_tile = task.head->first_tile[level];
+    EstimateLevel<kHeadDim> from;
+    from.tiles = TilesOf<kHeadDim>(args, *task.head, level, upper);
+    from.logits = scores.logits + first_tile * args.group * kClusterTile;
+    from.widths = scores.widths + first_tile * args.group;
+    from.keys = scores.keys + first_tile * kClusterTile;
+    from.retrieved_end = selected[level]->retrieved_end;
+    from.estimated_end = selected[level]->estimated_end;
+    from.group = args.group;
+    from.query = query;
+    from.correct = args.budget.correct != 0;
+    from.reference = largest * kLog2E;
+    const float least_weight = kLeastShare * exp2f((log_mass - largest) * kLog2E);
+    EstimatePart(task, from, selected[level]->tiles, least_weight, queue, sums, state);
+  }
+  EstimateSums all = {0, 0, 0};  // of query lane % queries
+  const int column = lane % task.queries;
+  for (int k = column; k < 32 / task.queries * task.queries; k += task.queries) {
+    all.mass += __shfl_sync(kAllLanes, sums.mass, k);
+    all.energy += __shfl_sync(kAllLanes, sums.energy, k);
+    all.weight += __shfl_sync(kAllLanes, sums.weight, k);
+  }
+  const float max = __shfl_sync(kAllLanes, largest * kLog2E, row % task.queries);
+  all.mass = __shfl_sync(kAllLanes, all.mass, row % task.queries);
+  all.energy = __shfl_sync(kAllLanes, all.energy, row % task.queries);
+  all.weight = __shfl_sync(kAllLanes, all.weight, row % task.queries);
+  if (row >= task.queries) return;
+  state.max = max;
+  state.estimated = all;
+  state.sum = lane % 4 == 0 ? all.mass : 0;  // the four lanes of a row add theirs at the end
+}
+
+// --- exact ----------------------------------------------------------------------------------------------------------
+
+// Turns scores into weights relative to the new maximum of row g and rescales the state to it. `left`: tokens of the
+// tile. Rows that are no queries get the weight 0.
+template <int kHeadDim, int kBlocks>
+__device__ __forceinline__ void SoftmaxTile(float scale, int left, int queries, float (&scores)[2][4],
+                                            AttendState<kHeadDim, kBlocks>& state) {
+  const int lane = threadIdx.x % 32;
+  const bool is_query = lane / 4 < queries;
+  float max = state.max;
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      const bool valid = is_query && 8 * n + lane % 4 * 2 + c < left;
+      scores[n][c] = valid ? ClampLogit(scores[n][c] * scale) : -INFINITY;
+      max = fmaxf(max, scores[n][c]);
+    }
+  }
+  max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, 1));
+  max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, 2));
+  if (__any_sync(kAllLanes, max > state.max)) {
+    const float factor = exp2f(state.max - max);
+    state.max = max;
+    state.sum *= factor;
+    ScaleOutput(factor, lane, state);
+  }
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      scores[n][c] = exp2f(scores[n][c] - max);
+      state.sum += scores[n][c];
+    }
+  }
+}
+
+template <typename T, int kHeadDim, int kBlocks>
+__device__ __forceinline__ void AddValues(const float (&weights)[2][4], const uint4 (&values)[4][kHeadDim / 64],
+                                          AttendState<kHeadDim, kBlocks>& state) {
+  const uint32_t b0 = Mma<T>::Pack(weights[0][0], weights[0][1]);
+  const uint32_t b1 = Mma<T>::Pack(weights[1][0], weights[1][1]);
+#pragma unroll
+  for (int i = 0; i < kHeadDim / 64; ++i) {
+    uint32_t words[4][4];  // [token, pair of dims]
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      words[k][0] = values[k][i].x;
+      words[k][1] = values[k][i].y;
+      words[k][2] = values[k][i].z;
+      words[k][3] = values[k][i].w;
+    }
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {  // 0x5410: the low halves of two words, 0x7632: the high ones
+      Mma<T>::Run(state.out[0][4 * i + e], __byte_perm(words[0][e], words[1][e], 0x5410),
+                  __byte_perm(words[0][e], words[1][e], 0x7632), __byte_perm(words[2][e], words[3][e], 0x5410),
+                  __byte_perm(words[2][e], words[3][e], 0x7632), b0, b1);
+    }
+  }
+}
+
+__device__ __forceinline__ const std::byte* ShuffleAddress(const std::byte* address, int lane) {
+  const auto bits = __shfl_sync(kAllLanes, reinterpret_cast<unsigned long long>(address), lane);
+  return reinterpret_cast<const std::byte*>(bits);
+}
+
+// Adds the listed tokens of the part.
+template <typename T, int kHeadDim, int kBlocks>
+__device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& task, const T* queries, int stride,
+                                           AttendState<kHeadDim, kBlocks>& state) {
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int g = lane / 4;
+  const int t = lane % 4;
+  const int64_t tokens = args.list_tokens[task.number];
+  const std::byte* const* addresses = args.addresses + task.head->first_address;
+  const int64_t tiles = (tokens + kTokenTile - 1) / kTokenTile;
+  const int64_t end = Cut(tiles, task.index + 1, task.parts);
+  // Lane i of a tile holds the address of its token i % 16; behind the list the last one stands again.
+  const auto address_of = [&](int64_t tile) {
+    return tile < end ? addresses[min(tile * kTokenTile + lane % kTokenTile, tokens - 1)] : nullptr;
+  };
+  int64_t tile = Cut(tiles, task.index, task.parts) + warp;
+  const std::byte* next = address_of(tile);
+  for (; tile < end; tile += kAttendWarps) {
+    const std::byte* address = next;
+    next = address_of(tile + kAttendWarps);
+    uint4 keys[2][kHeadDim / 32];
+    uint4 values[4][kHeadDim / 64];
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const std::byte* record = ShuffleAddress(address, 8 * n + g);
+#pragma unroll
+      for (int j = 0; j < kHeadDim / 32; ++j) keys[n][j] = LoadOnce(record + 64 * j + 16 * t);
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const std::byte* record = ShuffleAddress(address, 2 * t + k / 2 * 8 + k % 2) + 2 * kHeadDim;
+#pragma unroll
+      for (int i = 0; i < kHeadDim / 64; ++i) values[k][i] = LoadOnce(record + 128 * i + 16 * g);
+    }
+    float scores[2][4] = {};
+#pragma unroll
+    for (int j = 0; j < kHeadDim / 32; ++j) {
+      const uint4 query = *reinterpret_cast<const uint4*>(queries + g * stride + 32 * j + 8 * t);
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        Mma<T>::Run(scores[n], query.x, 0, query.y, 0, keys[n][j].x, keys[n][j].y);
+        Mma<T>::Run(scores[n], query.z, 0, query.w, 0, keys[n][j].z, keys[n][j].w);
+      }
+    }
+    const auto left = static_cast<int>(min(int64_t{kTokenTile}, tokens - tile * kTokenTile));
+    SoftmaxTile(args.scale * kLog2E, left, task.queries, scores, state);
+    AddValues<T>(scores, values, state);
+  }
+  state.sum += __shfl_xor_sync(kAllLanes, state.sum, 1);
+  state.sum += __shfl_xor_sync(kAllLanes, state.sum, 2);
+}
+
+// --- merge ----------------------------------------------------------------------------------------------------------
+
+// Adds the outputs of all warps into warp 0, pair by pair, so that the result does not depend on timing.
+template <int kHeadDim, int kBlocks>
+__device__ __forceinline__ void AddWarps(float4* shared, AttendState<kHeadDim, kBlocks>& state) {
+  constexpr int kCells = kBlocks * kHeadDim / 16 * 32;
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int half = kAttendWarps / 2; half > 0; half /= 2) {
+    float4* cells = shared + warp % half * kCells + lane;
+    if (warp >= half && warp < 2 * half) {
+#pragma unroll
+      for (int j = 0; j < kCells / 32; ++j) {
+        const float(&x)[4] = state.out[j / (kHeadDim / 16)][j % (kHeadDim / 16)];
+        cells[32 * j] = make_float4(x[0], x[1], x[2], x[3]);
+      }
+    }
+    __syncthreads();
+    if (warp < half) {
+#pragma unroll
+      for (int j = 0; j < kCells / 32; ++j) {
+        float(&x)[4] = state.out[j / (kHeadDim / 16)][j % (kHeadDim / 16)];
+        const float4 other = cells[32 * j];
+        x[0] += other.x;
+        x[1] += other.y;
+        x[2] += other.z;
+        x[3] += other.w;
+      }
+    }
+    __syncthreads();
+  }
+}
+
+// Merges the scalars of rows: `state` gets those of all warps, whose maxima are equal already when `same_max`.
+template <int kHeadDim, int kBlocks>
+__device__ __forceinline__ void MergeRows(AttendMemory& memory, AttendState<kHeadDim, kBlocks>& state) {
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int row = lane / 4;
+  if (lane % 4 == 0) {
+    memory.max[warp][row] = state.max;
+    memory.sum[warp][row] = state.sum;
+    memory.estimated[warp][row] = state.estimated;
+  }
+  __syncthreads();
+  float max = memory.max[0][row];
+  for (int w = 1; w < kAttendWarps; ++w) max = fmaxf(max, memory.max[w][row]);
+  const float factor = state.max == -INFINITY ? 0 : exp2f(state.max - max);
+  if (__any_sync(kAllLanes, factor != 1)) ScaleOutput(factor, lane, state);
+  state.max = max;
+  state.sum = 0;
+  state.estimated = {0, 0, 0};
+  for (int w = 0; w < kAttendWarps; ++w) {
+    const float of_warp = memory.max[w][row];
+    state.sum += of_warp == -INFINITY ? 0 : exp2f(of_warp - max) * memory.sum[w][row];
+    state.estimated.mass += memory.estimated[w][row].mass;
+    state.estimated.energy += memory.estimated[w][row].energy;
+    state.estimated.weight += memory.estimated[w][row].weight;
+  }
+}
+
+template <int kHeadDim, int kBlocks>
+__device__ __forceinline__ void WritePart(const AttendState<kHeadDim, kBlocks>& state,
+                                          PartState<kHeadDim, kBlocks>& to) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int j = 0; j < kBlocks * kHeadDim / 16; ++j) {
+    const float(&x)[4] = state.out[j / (kHeadDim / 16)][j % (kHeadDim / 16)];
+    to.out[j][lane] = make_float4(x[0], x[1], x[2], x[3]);
+  }
+  if (lane % 4 == 0) {
+    to.max[lane / 4] = state.max;
+    to.sum[lane / 4] = state.sum;
+    to.estimated[lane / 4] = state.estimated;
+  }
+}
+
+// Makes `state` of each warp the sum of every kAttendWarps-th part, relative to the maximum of all.
+template <int kHeadDim, int kBlocks>
+__device__ __forceinline__ void ReadParts(const PartState<kHeadDim, kBlocks>* parts, int32_t n_parts,
+                                          AttendState<kHeadDim, kBlocks>& state) {
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int row = lane / 4;
+  float max = -INFINITY;
+  for (int32_t p = lane % 4; p < n_parts; p += 4) max = fmaxf(max, __ldcg(&parts[p].max[row]));
+  max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, 1));
+  max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, 2));
+  state = {};
+  state.max = max;
+  for (int32_t p = warp; p < n_parts; p += kAttendWarps) {
+    const PartState<kHeadDim, kBlocks>& part = parts[p];
+    const float of_part = __ldcg(&part.max[row]);
+    const float factor = of_part == -INFINITY ? 0 : exp2f(of_part - max);
+    state.sum += factor * __ldcg(&part.sum[row]);
+    state.estimated.mass += __ldcg(&part.estimated[row].mass);
+    state.estimated.energy += __ldcg(&part.estimated[row].energy);
+    state.estimated.weight += __ldcg(&part.estimated[row].weight);
+    const float even = __shfl_sync(kAllLanes, factor, lane % 4 * 8);
+    const float odd = __shfl_sync(kAllLanes, factor, lane % 4 * 8 + 4);
+#pragma unroll
+    for (int j = 0; j < kBlocks * kHeadDim / 16; ++j) {
+      const float4 x = __ldcg(&part.out[j][lane]);
+      const bool is_output = j < kHeadDim / 16;  // ErrorState::cross has the same reference everywhere
+      float(&to)[4] = state.out[j / (kHeadDim / 16)][j % (kHeadDim / 16)];
+      to[0] += (is_output ? even : 1) * x.x;
+      to[1] += (is_output ? odd : 1) * x.y;
+      to[2] += (is_output ? even : 1) * x.z;
+      to[3] += (is_output ? odd : 1) * x.w;
+    }
+  }
+}
+
+// Writes what warp 0 holds of the whole head. Twin of FinishState and PredictError.
+template <int kHeadDim, int kBlocks>
+__device__ __forceinline__ void FinishHead(const StepArgs& args, const Task& task, float reference,
+                                           const AttendState<kHeadDim, kBlocks>& state) {
+  const int lane = threadIdx.x % 32;
+  const int g = lane / 4;
+#pragma unroll
+  for (int parity = 0; parity < 2; ++parity) {
+    const int column = lane % 4 * 2 + parity;
+    const int row_lane = column * 4;
+    const float sum = __shfl_sync(kAllLanes, state.sum, row_lane);
+    const float max = __shfl_sync(kAllLanes, state.max, row_lane);
+    const float mass = __shfl_sync(kAllLanes, state.estimated.mass, row_lane);
+    const float energy = __shfl_sync(kAllLanes, state.estimated.energy, row_lane);
+    const float weight = __shfl_sync(kAllLanes, state.estimated.weight, row_lane);
+    const float lowest = __shfl_sync(kAllLanes, reference, row_lane);
+    const bool valid = column < task.queries;
+    const float inverse = sum > 0 ? 1 / sum : 0;
+    const int64_t query = static_cast<int64_t>(task.number) * args.group + task.first_query + column;
+    float cross = 0;
+    float square = 0;
+#pragma unroll
+    for (int i = 0; i < kHeadDim / 64; ++i) {
+      float x[8];
+#pragma unroll
+      for (int e = 0; e < 8; ++e) {
+        const int j = 4 * i + e / 2;
+        const int c = e % 2 * 2 + parity;
+        x[e] = state.out[0][j][c] * inverse;
+        float error;
+        if constexpr (kBlocks == 1) {
+          error = __shfl_xor_sync(kAllLanes, state.out[0][j][c], 2);  // four columns on
+        } else {
+          error = state.out[1][j][c];
+        }
+        cross += x[e] * error;
+        square += x[e] * x[e];
+      }
+      if (valid) {
+        auto* to = reinterpret_cast<float4*>(args.output + query * kHeadDim + 64 * i + 8 * g);
+        to[0] = make_float4(x[0], x[1], x[2], x[3]);
+        to[1] = make_float4(x[4], x[5], x[6], x[7]);
+      }
+    }
+#pragma unroll
+    for (int step = 4; step < 32; step *= 2) {
+      cross += __shfl_xor_sync(kAllLanes, cross, step);
+      square += __shfl_xor_sync(kAllLanes, square, step);
+    }
+    if (!valid || g != 0) continue;
+    const float factor = lowest == -INFINITY ? 0 : exp2f(lowest - max) * inverse;  // from the estimate's scale
+    const float variance = fmaxf(energy - 2 * cross + square * weight, 0) * factor * factor;
+    const float ratio = variance > 0 ? sqrtf(variance / fmaxf(square, FLT_MIN)) : 0;
+    if (args.lse != nullptr) args.lse[query] = sum > 0 ? (max + log2f(sum)) * kLn2 : -INFINITY;
+    if (args.error != nullptr) args.error[query] = fminf(ratio, FLT_MAX);
+    if (args.share != nullptr) args.share[query] = fminf(mass * factor, 1.0F);
+  }
+}
+
+// The largest logit of row g over the head's clusters, in octaves: what its estimate is relative to.
+__device__ __forceinline__ float ReferenceOf(const StepArgs& args, const Task& task) {
+  const int row = threadIdx.x % 32 / 4;
+  const Selection& lower = args.scores[0].selected[task.number];
+  if (row >= task.queries || lower.tiles == 0) return -INFINITY;
+  float largest = lower.max_logit[task.first_query + row];
+  if (args.two_level != 0 && args.scores[1].selected[task.number].tiles > 0) {
+    largest = fmaxf(largest, args.scores[1].selected[task.number].max_logit[task.first_query + row]);
+  }
+  return largest * kLog2E;
+}
+
+// Grid [parts, blocks of queries]; dynamic shared memory: half the warps' outputs.
+template <typename T, int kHeadDim, int kBlocks>
+__global__ void __launch_bounds__(32 * kAttendWarps, kHeadDim* kBlocks > 128 ? 1 : 2)
+    AttendKernel(const StepArgs args) {
+  constexpr int kStride = kHeadDim + 32;  // two rows in one 8-lane load lie in different banks
+  extern __shared__ float4 outputs[];
+  __shared__ AttendMemory memory;
+  __shared__ __align__(16) T queries[kColumns * kStride];
+  WaitForInputs();
+  LetNextKernelStart();
+  if (blockIdx.x >= args.size->parts) return;
+  const Part part = args.parts[blockIdx.x];
+  Task task;
+  task.head = args.heads + part.head;
+  task.number = part.head;
+  task.first_query = blockIdx.y * QueriesOf(kBlocks);
+  task.queries = min(args.group - task.first_query, QueriesOf(kBlocks));
+  task.index = part.index;
+  task.parts = task.head->n_parts;
+  const int64_t first_row = static_cast<int64_t>(part.head) * args.group + task.first_query;
+  for (int i = threadIdx.x; i < kColumns * (kHeadDim / 8); i += blockDim.x) {
+    const int row = i / (kHeadDim / 8);
+    *reinterpret_cast<uint4*>(&queries[row * kStride + i % (kHeadDim / 8) * 8]) =
+        row < task.queries ? static_cast<const uint4*>(args.queries)[first_row * (kHeadDim / 8) + i]
+                           : make_uint4(0, 0, 0, 0);
+  }
+  __syncthreads();
+  AttendState<kHeadDim, kBlocks> state;
+  BeginState(args, task, memory.queues[threadIdx.x / 32], state);
+  AttendPart(args, task, queries, kStride, state);
+  MergeRows(memory, state);
+  AddWarps(outputs, state);
+  if (task.parts > 1) {
+    auto* states = reinterpret_cast<PartState<kHeadDim, kBlocks>*>(args.states);
+    PartState<kHeadDim, kBlocks>* of_head =
+        states + static_cast<int64_t>(blockIdx.x - part.index) * gridDim.y + blockIdx.y * task.parts;
+    if (threadIdx.x < 32) {
+      WritePart(state, of_head[part.index]);
+      __threadfence();
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      uint32_t* arrivals = args.arrivals + static_cast<int64_t>(part.head) * gridDim.y + blockIdx.y;
+      memory.is_last = atomicAdd(arrivals, 1) == static_cast<uint32_t>(task.parts) - 1;
+      if (memory.is_last) *arrivals = 0;
+      __threadfence();
+    }
+    __syncthreads();
+    if (!memory.is_last) return;
+    ReadParts(of_head, task.parts, state);
+    MergeRows(memory, state);
+    AddWarps(outputs, state);
+  }
+  if (threadIdx.x < 32) FinishHead(args, task, ReferenceOf(args, task), state);
+}
+
+}  // namespace swell::cuda
+
+#endif  // SWELL_CUDA_STEP_ATTEND_CUH_

@@ -1,0 +1,26 @@
+#include <algorithm>
+
+#include "cuda/step/score.cuh"
+
+namespace swell::cuda {
+namespace {
+
+using ScoreFunction = void (*)(StepArgs, int);
+
+template <int kHeadDim>
+ScoreFunction KernelFor(int32_t group) {
+  if (group <= 4) return &ScoreKernel<kHeadDim, 1>;
+  return group <= 8 ? &ScoreKernel<kHeadDim, 2> : &ScoreKernel<kHeadDim, 4>;
+}
+
+}  // namespace
+
+Status LaunchScore(const StepArgs& args, const StepLaunch& launch, int level, bool first) {
+  const ScoreFunction kernel = launch.head_dim == 64    ? KernelFor<64>(args.group)
+                               : launch.head_dim == 128 ? KernelFor<128>(args.group)
+                                                        : KernelFor<256>(args.group);
+  const auto ctas = static_cast<unsigned>(std::clamp(launch.blocks[level], 1, 4 * launch.multiprocessors));
+  return LaunchStep("scores", dim3(ctas), 32 * kScoreWarps, 0, 1, first, launch.stream, kernel, args, level);
+}
+
+}  // namespace swell::cuda

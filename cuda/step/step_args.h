@@ -1,0 +1,110 @@
+// Arguments of the kernels of a step, and the launches that each kernel file offers. Includable without nvcc.
+#ifndef SWELL_CUDA_STEP_STEP_ARGS_H_
+#define SWELL_CUDA_STEP_STEP_ARGS_H_
+
+#include <driver_types.h>
+
+#include "cuda/step/layout.h"
+#include "swell/status.h"
+#include "swell/types.h"
+
+namespace swell::cuda {
+
+// Order of a head's clusters, best first: 26 bits of importance, then the number of the cluster among those scored, so
+// that no two are equal and ties go to the first.
+using Place = unsigned long long;
+constexpr int kNumberBits = 22;
+constexpr int kPlaceBits = 48;
+constexpr uint32_t kNoKey = 0xffffffffU;              // of padding
+constexpr Place kAllPlaces = Place{1} << kPlaceBits;  // as the end of a zone: every cluster is before it
+constexpr Place kNoPlace = ~Place{0};                 // of padding
+
+// What was chosen of one level of one head.
+struct Selection {
+  Place retrieved_end;  // clusters before this place are read, super-clusters opened
+  Place estimated_end;  // the others before this one are estimated
+  int32_t tiles;        // scored; 0: none, and nothing is estimated
+  int32_t opened;       // of the upper level: tiles opened; -1: all, the upper level was not used
+  float max_logit[kMaxGroup];
+  float log_mass[kMaxGroup];  // log sum size exp(logit)
+};
+
+// Maximum and sum of two softmaxes over the clusters of one block.
+struct BlockSums {
+  float max_logit;
+  float mass;  // sum size exp(logit - max_logit)
+  float max_rank;
+  float ranks;  // sum exp(rank - max_rank); under kMass of the logits
+};
+
+struct LevelScores {
+  float* logits;        // [tiles, group, kClusterTile]
+  float* widths;        // [tiles, group]: sigma of a cluster = its spread * width
+  BlockSums* sums;      // [tiles / kBlockTiles, group]
+  uint32_t* keys;       // [tiles, kClusterTile]: importance in units of 2^-20 nats below the highest possible
+  Selection* selected;  // [heads]
+};
+
+// How much is read, for all heads.
+struct StepBudget {
+  int64_t retrieve_tokens;      // > 0: instead of the share
+  int64_t max_retrieve_tokens;  // > 0: ceiling
+  int64_t floor_tokens;
+  int64_t max_open_tokens;  // > 0: ceiling
+  float open_share;
+  float estimate_share;
+  float kappa;
+  int32_t by_clusters;  // BudgetUnit::kClusters
+  int32_t by_mass;      // Ranking::kMass
+  int32_t correct;
+};
+
+struct StepArgs {
+  const PlanSize* size;
+  const HeadPlan* heads;
+  const ScoreBlock* blocks[kLevels];
+  const Part* parts;
+  const TokenRun* runs;
+  const Tail* tails;
+  const void* queries;  // [heads, group, head_dim]
+  float* output;        // [heads, group, head_dim]
+  float* lse;           // [heads, group]; may be null
+  float* error;         // same
+  float* share;         // same
+  LevelScores scores[kLevels];
+  const std::byte** addresses;  // of token records, HeadPlan::first_address on
+  const void** opened;          // records of opened tiles, at the place of the tile in the score arrays
+  int64_t* list_tokens;         // [heads]
+  float* states;                // of parts
+  uint32_t* arrivals;           // [heads, query blocks], zero between steps
+  StepBudget budget;
+  float scale;
+  int32_t group;
+  int32_t is_half;  // of queries, keys and values: float16, else bfloat16
+  int32_t two_level;
+};
+
+// How a step runs on this device.
+struct StepLaunch {
+  int32_t head_dim;
+  int32_t heads;            // at most; grids are fixed, so that a graph serves every plan
+  int32_t blocks[kLevels];  // at most
+  int32_t parts;            // at most
+  int32_t multiprocessors;
+  int32_t select_ctas;  // of a thread-block cluster
+  cudaStream_t stream;
+};
+
+Status LaunchScore(const StepArgs& args, const StepLaunch& launch, int level, bool first);
+Status LaunchSelect(const StepArgs& args, const StepLaunch& launch, int level);
+Status LaunchAttend(const StepArgs& args, const StepLaunch& launch);
+
+// CTAs of the largest thread-block cluster, at most 8, of which the device holds `heads` at a time; 1 if there is none.
+Result<int32_t> SelectCtas(int32_t heads, int32_t head_dim);
+// Bytes of a part's state, for all its blocks of queries.
+size_t PartBytes(int32_t head_dim, int32_t group);
+inline int32_t QueryBlocks(int32_t group) { return group <= 8 ? 1 : 2; }
+
+}  // namespace swell::cuda
+
+#endif  // SWELL_CUDA_STEP_STEP_ARGS_H_
