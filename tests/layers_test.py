@@ -25,7 +25,7 @@ ALLOWED = {
 LIBRARIES = {
     "faiss/": ["lib/index", "tests", "bench"],
     "absl/": ["lib"],
-    "cuda": ["cuda", "tests/cuda"],
+    "cuda": ["cuda", "tests/cuda", "bench/gpu"],
     "oneapi/tbb": ["lib", "tools", "tests", "bench"],
     "tbb/": ["lib", "tools", "tests", "bench"],
     "hwy/": ["lib/base", "lib/attention", "lib/index", "tools", "tests"],

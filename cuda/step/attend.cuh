@@ -14,8 +14,9 @@
 namespace swell::cuda {
 
 constexpr int kAttendWarps = 8;
-constexpr int kTokenTile = 16;  // tokens of a warp's step
-constexpr int kColumns = 8;     // queries of a CTA at most
+constexpr int kEstimateWarps = 4;  // of them, where there is something to estimate; the others read tokens meanwhile
+constexpr int kTokenTile = 16;     // tokens of a warp's step
+constexpr int kColumns = 8;        // queries of a CTA at most
 constexpr int kQueueRows = 64;
 constexpr float kLeastShare = 1.0F / (1 << 12);  // as in lib/attention/estimate.cc
 
@@ -53,8 +54,21 @@ struct RowQueue {
   __nv_bfloat16 coefficients[2 * kColumns][kQueueRows];
 };
 
+// Weight of a cluster in the output, size exp(logit + correction), and its term in the error; both 0 unless it is
+// estimated.
+struct ClusterWeight {
+  float weight;
+  float term;
+};
+
+// What an estimating warp needs beside its registers.
+struct EstimateMemory {
+  RowQueue queue;
+  ClusterWeight own[kClusterTile][32];  // by lane, times the scale of the value: clusters whose own mean value counts
+};
+
 struct AttendMemory {
-  RowQueue queues[kAttendWarps];
+  EstimateMemory estimates[kEstimateWarps];
   float max[kAttendWarps][kColumns];
   float sum[kAttendWarps][kColumns];
   EstimateSums estimated[kAttendWarps][kColumns];
@@ -70,9 +84,6 @@ struct Task {
   int32_t index;  // of the part
   int32_t parts;
 };
-
-// `index`-th of `parts` stretches of `count`.
-__device__ __forceinline__ int64_t Cut(int64_t count, int32_t index, int32_t parts) { return count * index / parts; }
 
 // Multiplies columns 2 t and 2 t + 1 of the output by the factors of their rows.
 template <int kHeadDim, int kBlocks>
@@ -147,48 +158,20 @@ __device__ __forceinline__ void AddRows(const RowQueue& queue, int first, int la
   }
 }
 
-// One level of a head, for the estimate of one query: the lane's.
+// One level of a head, for the estimate of the lane's query.
 template <int kHeadDim>
 struct EstimateLevel {
   const TileRecord<kHeadDim>* const* tiles;
-  const float* logits;  // of the head's first tile
-  const float* widths;
-  const uint32_t* keys;
+  LevelScores scores;  // from the head's first tile on
   Place retrieved_end;
   Place estimated_end;
+  int32_t n_tiles;
   int32_t group;
   int32_t query;  // of the group
   bool correct;
-  float reference;  // octaves
+  float reference;     // octaves
+  float least_weight;  // of a cluster whose own mean value counts
 };
-
-// Weight of a cluster in the output, size exp(logit + correction), and its term in the error; both 0 unless it is
-// estimated.
-struct ClusterWeight {
-  float weight;
-  float term;
-};
-
-__device__ __forceinline__ ClusterWeight WeighCluster(Place place, float logit, float sigma, uint32_t size,
-                                                      Place retrieved_end, Place estimated_end, bool correct,
-                                                      float reference) {
-  if (place < retrieved_end || place >= estimated_end) return {0, 0};
-  const float variance = sigma * sigma;
-  const float corrected = logit + (correct ? fminf(0.5F * variance, 1.0F) : 0.0F);
-  const float exponential = exp2f(corrected * kLog2E - reference);
-  const float weight = static_cast<float>(size) * exponential;
-  return {weight, weight * exponential * (exp2f(fminf(variance, 4.0F) * kLog2E) - 1)};
-}
-
-template <int kHeadDim>
-__device__ __forceinline__ ClusterWeight WeighOne(const EstimateLevel<kHeadDim>& level, int32_t tile, int c) {
-  const TileRecord<kHeadDim>* record = level.tiles[tile];
-  const int64_t row = static_cast<int64_t>(tile) * level.group + level.query;
-  const int64_t number = static_cast<int64_t>(tile) * kClusterTile + c;
-  return WeighCluster(PlaceOf(level.keys[number], number), level.logits[row * kClusterTile + c],
-                      ClampLogit(record->spreads[c] * level.widths[row]), record->sizes[c], level.retrieved_end,
-                      level.estimated_end, level.correct, level.reference);
-}
 
 // What the lane's query takes of a tile.
 struct TileShare {
@@ -198,39 +181,53 @@ struct TileShare {
 };
 
 template <int kHeadDim>
-__device__ __forceinline__ TileShare WeighTile(const EstimateLevel<kHeadDim>& level, int32_t tile, float least_weight,
-                                               EstimateSums& sums) {
+__device__ __forceinline__ ClusterWeight WeighCluster(const EstimateLevel<kHeadDim>& level, Place place, float logit,
+                                                      float sigma, uint32_t size) {
+  if (place < level.retrieved_end || place >= level.estimated_end) return {0, 0};
+  const float variance = sigma * sigma;
+  const float corrected = logit + (level.correct ? fminf(0.5F * variance, 1.0F) : 0.0F);
+  const float exponential = Exp2(corrected * kLog2E - level.reference);
+  const float weight = static_cast<float>(size) * exponential;
+  return {weight, weight * exponential * (Exp2(fminf(variance, 4.0F) * kLog2E) - 1)};
+}
+
+template <int kHeadDim>
+__device__ __forceinline__ TileShare WeighTile(const EstimateLevel<kHeadDim>& level, int32_t tile, int lane,
+                                               EstimateMemory& memory, EstimateSums& sums) {
   const TileRecord<kHeadDim>* record = level.tiles[tile];
   const int64_t row = static_cast<int64_t>(tile) * level.group + level.query;
-  const float width = level.widths[row];
+  const int64_t first = static_cast<int64_t>(tile) * kClusterTile;
+  const float width = level.scores.widths[row];
   TileShare share = {};
 #pragma unroll
   for (int quarter = 0; quarter < 4; ++quarter) {
-    const float4 logits = *(reinterpret_cast<const float4*>(level.logits + row * kClusterTile) + quarter);
-    const uint4 keys =
-        *(reinterpret_cast<const uint4*>(level.keys + static_cast<int64_t>(tile) * kClusterTile) + quarter);
-    const float4 spreads = __ldg(reinterpret_cast<const float4*>(record->spreads) + quarter);
-    const uint4 sizes = __ldg(reinterpret_cast<const uint4*>(record->sizes) + quarter);
+    const float4 logits = *(reinterpret_cast<const float4*>(level.scores.logits + row * kClusterTile) + quarter);
+    const uint4 keys = *(reinterpret_cast<const uint4*>(level.scores.keys + first) + quarter);
+    const uint4 low = *(reinterpret_cast<const uint4*>(level.scores.shapes + first) + 2 * quarter);
+    const uint4 high = *(reinterpret_cast<const uint4*>(level.scores.shapes + first) + 2 * quarter + 1);
     const float4 energies = __ldg(reinterpret_cast<const float4*>(record->energies) + quarter);
+    const float4 scales = __ldg(reinterpret_cast<const float4*>(record->value_scales) + quarter);
     const float logit_of[4] = {logits.x, logits.y, logits.z, logits.w};
     const uint32_t key_of[4] = {keys.x, keys.y, keys.z, keys.w};
-    const float spread_of[4] = {spreads.x, spreads.y, spreads.z, spreads.w};
-    const uint32_t size_of[4] = {sizes.x, sizes.y, sizes.z, sizes.w};
+    const uint32_t spread_of[4] = {low.x, low.z, high.x, high.z};
+    const uint32_t size_of[4] = {low.y, low.w, high.y, high.w};
     const float energy_of[4] = {energies.x, energies.y, energies.z, energies.w};
+    const float scale_of[4] = {scales.x, scales.y, scales.z, scales.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int c = 4 * quarter + i;
-      const Place place = PlaceOf(key_of[i], static_cast<int64_t>(tile) * kClusterTile + c);
-      const ClusterWeight cluster =
-          WeighCluster(place, logit_of[i], ClampLogit(spread_of[i] * width), size_of[i], level.retrieved_end,
-                       level.estimated_end, level.correct, level.reference);
+      const float sigma = ClampLogit(__uint_as_float(spread_of[i]) * width);
+      const ClusterWeight cluster = WeighCluster(level, PlaceOf(key_of[i], first + c), logit_of[i], sigma, size_of[i]);
       sums.mass += cluster.weight;
       sums.energy += cluster.term * energy_of[i];
       sums.weight += cluster.term;
-      const bool own = cluster.weight > least_weight;
-      share.own |= static_cast<uint32_t>(own) << c;
-      share.rest += own ? 0 : cluster.weight;
-      share.rest_term += own ? 0 : cluster.term;
+      if (cluster.weight > level.least_weight) {
+        share.own |= 1U << c;
+        memory.own[c][lane] = {cluster.weight * scale_of[i], cluster.term * scale_of[i]};
+      } else {
+        share.rest += cluster.weight;
+        share.rest_term += cluster.term;
+      }
     }
   }
   return share;
@@ -238,10 +235,11 @@ __device__ __forceinline__ TileShare WeighTile(const EstimateLevel<kHeadDim>& le
 
 // Adds what the part estimates of one level. Lanes are pairs of a tile and a query.
 template <int kHeadDim, int kBlocks>
-__device__ __forceinline__ void EstimatePart(const Task& task, const EstimateLevel<kHeadDim>& level, int32_t n_tiles,
-                                             float least_weight, RowQueue& queue, EstimateSums& sums,
+__device__ __forceinline__ void EstimatePart(const Task& task, const EstimateLevel<kHeadDim>& level,
+                                             EstimateMemory& memory, EstimateSums& sums,
                                              AttendState<kHeadDim, kBlocks>& state) {
   constexpr uint32_t kMeanOfTile = 1U << kClusterTile;
+  RowQueue& queue = memory.queue;
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int in_pass = 32 / task.queries;  // tiles
@@ -250,12 +248,12 @@ __device__ __forceinline__ void EstimatePart(const Task& task, const EstimateLev
   const bool has_tile = lane < in_pass * task.queries;
   int first = 0;  // of the queue, a multiple of 16
   int waiting = 0;
-  const auto end = static_cast<int32_t>(Cut(n_tiles, task.index + 1, task.parts));
-  auto base = static_cast<int32_t>(Cut(n_tiles, task.index, task.parts)) + warp * in_pass;
-  for (; base < end; base += kAttendWarps * in_pass) {
+  const auto end = static_cast<int32_t>(Cut(level.n_tiles, task.index + 1, task.parts));
+  auto base = static_cast<int32_t>(Cut(level.n_tiles, task.index, task.parts)) + warp * in_pass;
+  for (; base < end; base += kEstimateWarps * in_pass) {
     const int32_t tile = base + lane / task.queries;
     TileShare share = {};
-    if (has_tile && tile < end) share = WeighTile(level, tile, least_weight, sums);
+    if (has_tile && tile < end) share = WeighTile(level, tile, lane, memory, sums);
     const uint32_t items = share.own | (share.rest > 0 ? kMeanOfTile : 0);
     uint32_t pending = 0;  // clusters of the tile, and its mean, that any query takes
     for (int k = 0; k < task.queries; ++k) pending |= __shfl_sync(kAllLanes, items, (first_lane + k) % 32);
@@ -266,11 +264,11 @@ __device__ __forceinline__ void EstimatePart(const Task& task, const EstimateLev
         const int c = __ffs(static_cast<int>(pending)) - 1;
         const TileRecord<kHeadDim>* record = level.tiles[tile];
         const int slot = (first + waiting + __popc(leaders & ((1U << first_lane) - 1))) % kQueueRows;
-        ClusterWeight weight = {share.rest * record->mean_scale, share.rest_term * record->mean_scale};
-        if (c < kClusterTile) {
-          weight = (share.own >> c & 1) != 0 ? WeighOne(level, tile, c) : ClusterWeight{0, 0};
-          weight.weight *= record->value_scales[c];
-          weight.term *= record->value_scales[c];
+        ClusterWeight weight = {0, 0};
+        if (c == kClusterTile) {
+          weight = {share.rest * record->mean_scale, share.rest_term * record->mean_scale};
+        } else if ((share.own >> c & 1) != 0) {
+          weight = memory.own[c][lane];
         }
         queue.coefficients[column][slot] = __float2bfloat16(weight.weight);
         queue.coefficients[QueriesOf(kBlocks) + column][slot] = __float2bfloat16(weight.term);
@@ -288,7 +286,7 @@ __device__ __forceinline__ void EstimatePart(const Task& task, const EstimateLev
     }
   }
   if (waiting == 0) return;
-  for (int i = waiting + lane; i < 16; i += 32) {  // the last rows again, times nothing
+  for (int i = waiting + lane; i < 16; i += 32) {  // the first row again, times nothing
     queue.rows[first + i] = queue.rows[first];
     for (int k = 0; k < 2 * QueriesOf(kBlocks); ++k) queue.coefficients[k][first + i] = __float2bfloat16(0);
   }
@@ -297,12 +295,24 @@ __device__ __forceinline__ void EstimatePart(const Task& task, const EstimateLev
   __syncwarp();
 }
 
-// Estimates the part of both levels and begins the state: max is the largest logit of any cluster of the head.
+// What the estimate of a query is relative to, and the mass that all its clusters have by their centroids.
+struct Reference {
+  float largest;  // logit of any cluster of the head; -inf where none was scored
+  float log_mass;
+};
+
+__device__ __forceinline__ Reference ReferenceOf(const StepArgs& args, int head, int query) {
+  const Selection& lower = args.scores[0].selected[head];
+  if (lower.tiles == 0) return {-INFINITY, -INFINITY};
+  Reference reference = {lower.max_logit[query], lower.log_mass[query]};
+  if (args.rules.two_level == 0) return reference;
+  const Selection& upper = args.scores[1].selected[head];
+  if (upper.tiles == 0) return reference;
+  return {fmaxf(reference.largest, upper.max_logit[query]), fmaxf(reference.log_mass, upper.log_mass[query])};
+}
+
 template <int kHeadDim, int kBlocks>
-__device__ __forceinline__ void BeginState(const StepArgs& args, const Task& task, RowQueue& queue,
-                                           AttendState<kHeadDim, kBlocks>& state) {
-  const int lane = threadIdx.x % 32;
-  const int row = lane / 4;
+__device__ __forceinline__ void ClearState(AttendState<kHeadDim, kBlocks>& state) {
 #pragma unroll
   for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
@@ -311,60 +321,52 @@ __device__ __forceinline__ void BeginState(const StepArgs& args, const Task& tas
       for (int i = 0; i < 4; ++i) state.out[b][j][i] = 0;
     }
   }
-  state.max = row < task.queries ? -INFINITY : 0;
   state.sum = 0;
   state.estimated = {0, 0, 0};
-  const Selection* selected[kLevels];
-  for (int level = 0; level < kLevels; ++level) {
-    selected[level] = args.scores[level].selected + task.number;
-  }
-  const bool upper = args.two_level != 0 && selected[1]->tiles > 0;
-  if (selected[0]->tiles == 0) return;
+}
+
+// Adds the part's estimate of both levels to a fresh state, whose max is the reference.
+template <int kHeadDim, int kBlocks>
+__device__ __forceinline__ void Estimate(const StepArgs& args, const Task& task, EstimateMemory& memory,
+                                         AttendState<kHeadDim, kBlocks>& state) {
+  const int lane = threadIdx.x % 32;
+  const int column = lane % task.queries;
   for (int i = lane; i < 2 * kColumns * kQueueRows; i += 32) {  // columns that no query has stay zero
-    queue.coefficients[i / kQueueRows][i % kQueueRows] = __float2bfloat16(0);
+    memory.queue.coefficients[i / kQueueRows][i % kQueueRows] = __float2bfloat16(0);
   }
   __syncwarp();
-
-  const int query = task.first_query + lane % task.queries;
-  float largest = selected[0]->max_logit[query];
-  float log_mass = selected[0]->log_mass[query];
-  if (upper) {
-    largest = fmaxf(largest, selected[1]->max_logit[query]);
-    log_mass = fmaxf(log_mass, selected[1]->log_mass[query]);
-  }
+  const int query = task.first_query + column;
+  const Reference reference = ReferenceOf(args, task.number, query);
+  const bool upper = args.rules.two_level != 0 && args.scores[1].selected[task.number].tiles > 0;
   EstimateSums sums = {0, 0, 0};
-  for (int level = 0; level < (upper ? 2 : 1); ++level) {
-    const LevelScores& scores = args.scores[level];
-    const int64_t first_tile = task.head->first_tile[level];
-    EstimateLevel<kHeadDim> from;
-    from.tiles = TilesOf<kHeadDim>(args, *task.head, level, upper);
-    from.logits = scores.logits + first_tile * args.group * kClusterTile;
-    from.widths = scores.widths + first_tile * args.group;
-    from.keys = scores.keys + first_tile * kClusterTile;
-    from.retrieved_end = selected[level]->retrieved_end;
-    from.estimated_end = selected[level]->estimated_end;
-    from.group = args.group;
-    from.query = query;
-    from.correct = args.budget.correct != 0;
-    from.reference = largest * kLog2E;
-    const float least_weight = kLeastShare * exp2f((log_mass - largest) * kLog2E);
-    EstimatePart(task, from, selected[level]->tiles, least_weight, queue, sums, state);
+  for (int l = 0; l < (upper ? 2 : 1); ++l) {
+    const Selection& selected = args.scores[l].selected[task.number];
+    EstimateLevel<kHeadDim> level;
+    level.tiles = TilesOf<kHeadDim>(args, *task.head, l, upper);
+    level.scores = ScoresFrom(args.scores[l], task.head->first_tile[l], args.group);
+    level.retrieved_end = selected.retrieved_end;
+    level.estimated_end = selected.estimated_end;
+    level.n_tiles = selected.tiles;
+    level.group = args.group;
+    level.query = query;
+    level.correct = args.rules.correct != 0;
+    level.reference = reference.largest * kLog2E;
+    level.least_weight = kLeastShare * ExpBelow(reference.log_mass, reference.largest);
+    EstimatePart(task, level, memory, sums, state);
   }
-  EstimateSums all = {0, 0, 0};  // of query lane % queries
-  const int column = lane % task.queries;
+  EstimateSums all = {0, 0, 0};  // of the lane's column
   for (int k = column; k < 32 / task.queries * task.queries; k += task.queries) {
     all.mass += __shfl_sync(kAllLanes, sums.mass, k);
     all.energy += __shfl_sync(kAllLanes, sums.energy, k);
     all.weight += __shfl_sync(kAllLanes, sums.weight, k);
   }
-  const float max = __shfl_sync(kAllLanes, largest * kLog2E, row % task.queries);
+  const int row = lane / 4;
   all.mass = __shfl_sync(kAllLanes, all.mass, row % task.queries);
   all.energy = __shfl_sync(kAllLanes, all.energy, row % task.queries);
   all.weight = __shfl_sync(kAllLanes, all.weight, row % task.queries);
   if (row >= task.queries) return;
-  state.max = max;
   state.estimated = all;
-  state.sum = lane % 4 == 0 ? all.mass : 0;  // the four lanes of a row add theirs at the end
+  state.sum = all.mass;
 }
 
 // --- exact ----------------------------------------------------------------------------------------------------------
@@ -389,7 +391,7 @@ __device__ __forceinline__ void SoftmaxTile(float scale, int left, int queries, 
   max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, 1));
   max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, 2));
   if (__any_sync(kAllLanes, max > state.max)) {
-    const float factor = exp2f(state.max - max);
+    const float factor = Exp2(state.max - max);
     state.max = max;
     state.sum *= factor;
     ScaleOutput(factor, lane, state);
@@ -398,7 +400,7 @@ __device__ __forceinline__ void SoftmaxTile(float scale, int left, int queries, 
   for (int n = 0; n < 2; ++n) {
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
-      scores[n][c] = exp2f(scores[n][c] - max);
+      scores[n][c] = Exp2(scores[n][c] - max);
       state.sum += scores[n][c];
     }
   }
@@ -433,11 +435,10 @@ __device__ __forceinline__ const std::byte* ShuffleAddress(const std::byte* addr
   return reinterpret_cast<const std::byte*>(bits);
 }
 
-// Adds the listed tokens of the part.
+// Adds the listed tokens of the part; this is warp `warp` of `warps` that do.
 template <typename T, int kHeadDim, int kBlocks>
 __device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& task, const T* queries, int stride,
-                                           AttendState<kHeadDim, kBlocks>& state) {
-  const int warp = threadIdx.x / 32;
+                                           int warp, int warps, AttendState<kHeadDim, kBlocks>& state) {
   const int lane = threadIdx.x % 32;
   const int g = lane / 4;
   const int t = lane % 4;
@@ -451,9 +452,9 @@ __device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& tas
   };
   int64_t tile = Cut(tiles, task.index, task.parts) + warp;
   const std::byte* next = address_of(tile);
-  for (; tile < end; tile += kAttendWarps) {
+  for (; tile < end; tile += warps) {
     const std::byte* address = next;
-    next = address_of(tile + kAttendWarps);
+    next = address_of(tile + warps);
     uint4 keys[2][kHeadDim / 32];
     uint4 values[4][kHeadDim / 64];
 #pragma unroll
@@ -520,7 +521,7 @@ __device__ __forceinline__ void AddWarps(float4* shared, AttendState<kHeadDim, k
   }
 }
 
-// Merges the scalars of rows: `state` gets those of all warps, whose maxima are equal already when `same_max`.
+// Merges the scalars of rows: `state` gets those of all warps, relative to their largest maximum.
 template <int kHeadDim, int kBlocks>
 __device__ __forceinline__ void MergeRows(AttendMemory& memory, AttendState<kHeadDim, kBlocks>& state) {
   const int warp = threadIdx.x / 32;
@@ -659,18 +660,6 @@ __device__ __forceinline__ void FinishHead(const StepArgs& args, const Task& tas
   }
 }
 
-// The largest logit of row g over the head's clusters, in octaves: what its estimate is relative to.
-__device__ __forceinline__ float ReferenceOf(const StepArgs& args, const Task& task) {
-  const int row = threadIdx.x % 32 / 4;
-  const Selection& lower = args.scores[0].selected[task.number];
-  if (row >= task.queries || lower.tiles == 0) return -INFINITY;
-  float largest = lower.max_logit[task.first_query + row];
-  if (args.two_level != 0 && args.scores[1].selected[task.number].tiles > 0) {
-    largest = fmaxf(largest, args.scores[1].selected[task.number].max_logit[task.first_query + row]);
-  }
-  return largest * kLog2E;
-}
-
 // Grid [parts, blocks of queries]; dynamic shared memory: half the warps' outputs.
 template <typename T, int kHeadDim, int kBlocks>
 __global__ void __launch_bounds__(32 * kAttendWarps, kHeadDim* kBlocks > 128 ? 1 : 2)
@@ -681,15 +670,15 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kHeadDim* kBlocks > 128 ? 1
   __shared__ __align__(16) T queries[kColumns * kStride];
   WaitForInputs();
   LetNextKernelStart();
-  if (blockIdx.x >= args.size->parts) return;
   const Part part = args.parts[blockIdx.x];
+  if (blockIdx.x >= args.size->parts) return;
   Task task;
   task.head = args.heads + part.head;
   task.number = part.head;
   task.first_query = blockIdx.y * QueriesOf(kBlocks);
   task.queries = min(args.group - task.first_query, QueriesOf(kBlocks));
   task.index = part.index;
-  task.parts = task.head->n_parts;
+  task.parts = part.count;
   const int64_t first_row = static_cast<int64_t>(part.head) * args.group + task.first_query;
   for (int i = threadIdx.x; i < kColumns * (kHeadDim / 8); i += blockDim.x) {
     const int row = i / (kHeadDim / 8);
@@ -697,17 +686,27 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kHeadDim* kBlocks > 128 ? 1
         row < task.queries ? static_cast<const uint4*>(args.queries)[first_row * (kHeadDim / 8) + i]
                            : make_uint4(0, 0, 0, 0);
   }
-  __syncthreads();
+  const int warp = threadIdx.x / 32;
+  const int row = threadIdx.x % 32 / 4;
+  const bool is_query = row < task.queries;
+  const int estimating = args.scores[0].selected[part.head].tiles > 0 ? kEstimateWarps : 0;
+  const float reference = is_query ? ReferenceOf(args, part.head, task.first_query + row).largest * kLog2E : -INFINITY;
   AttendState<kHeadDim, kBlocks> state;
-  BeginState(args, task, memory.queues[threadIdx.x / 32], state);
-  AttendPart(args, task, queries, kStride, state);
+  ClearState(state);
+  state.max = is_query ? reference : 0;
+  __syncthreads();
+  if (warp < estimating) {
+    Estimate(args, task, memory.estimates[warp], state);
+  } else {
+    AttendPart(args, task, queries, kStride, warp - estimating, kAttendWarps - estimating, state);
+  }
   MergeRows(memory, state);
   AddWarps(outputs, state);
   if (task.parts > 1) {
     auto* states = reinterpret_cast<PartState<kHeadDim, kBlocks>*>(args.states);
     PartState<kHeadDim, kBlocks>* of_head =
         states + static_cast<int64_t>(blockIdx.x - part.index) * gridDim.y + blockIdx.y * task.parts;
-    if (threadIdx.x < 32) {
+    if (warp == 0) {
       WritePart(state, of_head[part.index]);
       __threadfence();
     }
@@ -724,7 +723,7 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kHeadDim* kBlocks > 128 ? 1
     MergeRows(memory, state);
     AddWarps(outputs, state);
   }
-  if (threadIdx.x < 32) FinishHead(args, task, ReferenceOf(args, task), state);
+  if (warp == 0) FinishHead(args, task, reference, state);
 }
 
 }  // namespace swell::cuda

@@ -54,7 +54,7 @@ Status CheckOptions(const DecodeStepOptions& options, const Sequences* sequences
 }
 
 // Room for the batches that the options allow: a quarter more clusters than the mean says, short last tiles and blocks.
-PlanLimits LimitsOf(const DecodeStepOptions& options, const SequencesOptions& sequences, int32_t wanted_parts) {
+PlanLimits LimitsOf(const DecodeStepOptions& options, const SequencesOptions& sequences) {
   const RetrievalOptions& retrieval = options.retrieval;
   PlanLimits limits;
   limits.heads = options.max_batch * sequences.kv_heads;
@@ -70,7 +70,6 @@ PlanLimits LimitsOf(const DecodeStepOptions& options, const SequencesOptions& se
   const int64_t of_sequence = sequences.tail_tokens + 2 * retrieval.floor_tokens + 4 * kMaxSegmentTokens / 16;
   limits.addresses = sequences.kv_heads * (clustered + options.max_batch * of_sequence);
   limits.runs = limits.heads * 64;
-  limits.parts = wanted_parts + limits.heads;
   return limits;
 }
 
@@ -93,19 +92,23 @@ Result<std::unique_ptr<DecodeStep>> DecodeStep::Make(const DecodeStepOptions& op
   const auto info = GetDeviceInfo(device);
   if (!info.ok()) return info.status();
   const bool two_fit = options.shape.head_dim * (options.shape.group <= 4 ? 1 : 2) <= 128;  // CTAs of a multiprocessor
-  step->wanted_parts_ = (two_fit ? 2 : 1) * info->multiprocessors;
-  step->limits_ = LimitsOf(options, sequences->options(), step->wanted_parts_);
-  const auto ctas = SelectCtas(step->limits_.heads, options.shape.head_dim);
+  PlanOptions& planning = step->planning_;
+  planning.kv_heads = sequences->options().kv_heads;
+  planning.head_dim = options.shape.head_dim;
+  planning.retrieval = &step->options_.retrieval;
+  planning.wanted_score_parts = 4 * info->multiprocessors;
+  planning.wanted_parts = (two_fit ? 2 : 1) * info->multiprocessors;
+  planning.limits = LimitsOf(options, sequences->options());
+  planning.limits.score_parts = planning.wanted_score_parts + planning.limits.heads;  // a head has at least one
+  planning.limits.parts = planning.wanted_parts + planning.limits.heads;
+  const auto ctas = SelectCtas(planning.limits.heads, options.shape.head_dim);
   if (!ctas.ok()) return ctas.status();
   StepLaunch& launch = step->launch_;
   launch.head_dim = options.shape.head_dim;
-  launch.heads = step->limits_.heads;
-  launch.parts = step->limits_.parts;
-  launch.multiprocessors = info->multiprocessors;
+  launch.heads = planning.limits.heads;
+  launch.score_parts = planning.limits.score_parts;
+  launch.parts = planning.limits.parts;
   launch.select_ctas = *ctas;
-  for (int level = 0; level < kLevels; ++level) {
-    launch.blocks[level] = static_cast<int32_t>(step->limits_.tiles[level] / kBlockTiles);
-  }
   SWELL_RETURN_IF_ERROR(step->AllocatePlans());
   SWELL_RETURN_IF_ERROR(step->AllocateWorkspace());
   return step;
@@ -120,13 +123,13 @@ Status DecodeStep::AllocatePlans() {
   for (LayerPlan& plan : plans_) {
     const auto place = [&](Carver& carver) {
       plan.places.size = carver.Take<PlanSize>(1);
-      plan.places.heads = carver.Take<HeadPlan>(limits_.heads);
+      plan.places.heads = carver.Take<HeadPlan>(planning_.limits.heads);
       for (int level = 0; level < kLevels; ++level) {
-        plan.places.blocks[level] = carver.Take<ScoreBlock>(limits_.tiles[level] / kBlockTiles);
+        plan.places.score_parts[level] = carver.Take<ScorePart>(planning_.limits.score_parts);
       }
-      plan.places.parts = carver.Take<Part>(limits_.parts);
-      plan.places.runs = carver.Take<TokenRun>(limits_.runs);
-      plan.directory = carver.Take<void*>(limits_.tiles[0] + limits_.tiles[1]);
+      plan.places.parts = carver.Take<Part>(planning_.limits.parts);
+      plan.places.runs = carver.Take<TokenRun>(planning_.limits.runs);
+      plan.directory = carver.Take<void*>(planning_.limits.tiles[0] + planning_.limits.tiles[1]);
       return carver.bytes();
     };
     Carver counter(nullptr);
@@ -143,20 +146,22 @@ Status DecodeStep::AllocateWorkspace() {
   const int64_t group = options_.shape.group;
   const auto place = [&](Carver& carver) {
     for (int level = 0; level < kLevels; ++level) {
-      const int64_t tiles = limits_.tiles[level];
+      const int64_t tiles = planning_.limits.tiles[level];
       LevelScores& scores = scratch_.scores[level];
       scores.logits = carver.Take<float>(tiles * group * kClusterTile);
       scores.widths = carver.Take<float>(tiles * group);
+      scores.shapes = carver.Take<ClusterShape>(tiles * kClusterTile);
+      scores.contents = carver.Take<const void*>(tiles);
       scores.sums = carver.Take<BlockSums>(tiles / kBlockTiles * group);
       scores.keys = carver.Take<uint32_t>(tiles * kClusterTile);
-      scores.selected = carver.Take<Selection>(limits_.heads);
+      scores.selected = carver.Take<Selection>(planning_.limits.heads);
     }
-    scratch_.addresses = carver.Take<const std::byte*>(limits_.addresses);
-    scratch_.opened = carver.Take<const void*>(limits_.tiles[0]);
-    scratch_.list_tokens = carver.Take<int64_t>(limits_.heads);
+    scratch_.addresses = carver.Take<const std::byte*>(planning_.limits.addresses);
+    scratch_.opened = carver.Take<const void*>(planning_.limits.tiles[0]);
+    scratch_.list_tokens = carver.Take<int64_t>(planning_.limits.heads);
     scratch_.states = reinterpret_cast<float*>(carver.Take<std::byte>(
-        limits_.parts * static_cast<int64_t>(PartBytes(options_.shape.head_dim, options_.shape.group))));
-    scratch_.arrivals = carver.Take<uint32_t>(int64_t{2} * limits_.heads);
+        planning_.limits.parts * static_cast<int64_t>(PartBytes(options_.shape.head_dim, options_.shape.group))));
+    scratch_.arrivals = carver.Take<uint32_t>(int64_t{2} * planning_.limits.heads);
     overflow_ = carver.Take<int32_t>(1);
     return carver.bytes();
   };
@@ -173,20 +178,13 @@ Status DecodeStep::AllocateWorkspace() {
   scratch_.is_half = options_.shape.storage == DType::kFloat16 ? 1 : 0;
   scratch_.scale =
       options_.shape.scale != 0 ? options_.shape.scale : 1.0F / std::sqrt(static_cast<float>(options_.shape.head_dim));
-  scratch_.two_level = retrieval.open_share < 1 || (retrieval.max_open_tokens > 0 &&
-                                                    retrieval.max_open_tokens < options_.max_sequence_tokens)
-                           ? 1
-                           : 0;
-  scratch_.budget = {.retrieve_tokens = retrieval.retrieve_tokens,
-                     .max_retrieve_tokens = retrieval.max_retrieve_tokens,
-                     .floor_tokens = retrieval.floor_tokens,
-                     .max_open_tokens = retrieval.max_open_tokens,
-                     .open_share = retrieval.open_share,
-                     .estimate_share = retrieval.estimate_share,
-                     .kappa = retrieval.kappa,
-                     .by_clusters = retrieval.unit == BudgetUnit::kClusters ? 1 : 0,
-                     .by_mass = retrieval.ranking == Ranking::kMass ? 1 : 0,
-                     .correct = retrieval.correct ? 1 : 0};
+  const bool closes_some = retrieval.max_open_tokens > 0 && retrieval.max_open_tokens < options_.max_sequence_tokens;
+  scratch_.rules = {.floor_tokens = retrieval.floor_tokens,
+                    .kappa = retrieval.kappa,
+                    .by_clusters = retrieval.unit == BudgetUnit::kClusters ? 1 : 0,
+                    .by_mass = retrieval.ranking == Ranking::kMass ? 1 : 0,
+                    .correct = retrieval.correct ? 1 : 0,
+                    .two_level = retrieval.open_share < 1 || closes_some ? 1 : 0};
   return OkStatus();
 }
 
@@ -209,18 +207,13 @@ Status DecodeStep::SetBatch(int32_t layer, std::span<const int32_t> batch, cudaS
                          sequences_->options().tail_tokens});
   }
   LayerPlan& to = plans_[layer];
-  PlanOptions options;
-  options.kv_heads = sequences_->options().kv_heads;
-  options.head_dim = options_.shape.head_dim;
+  PlanOptions options = planning_;
   options.layer = layer;
-  options.wanted_parts = wanted_parts_;
-  options.retrieval = &options_.retrieval;
-  options.limits = limits_;
   auto plan = MakePlan(options, sequences, to.directory);
   if (!plan.ok()) return plan.status();
   SWELL_RETURN_IF_ERROR(CopyArray(plan->heads, to.places.heads, stream));
   for (int level = 0; level < kLevels; ++level) {
-    SWELL_RETURN_IF_ERROR(CopyArray(plan->blocks[level], to.places.blocks[level], stream));
+    SWELL_RETURN_IF_ERROR(CopyArray(plan->score_parts[level], to.places.score_parts[level], stream));
   }
   SWELL_RETURN_IF_ERROR(CopyArray(plan->parts, to.places.parts, stream));
   SWELL_RETURN_IF_ERROR(CopyArray(plan->runs, to.places.runs, stream));
@@ -256,13 +249,17 @@ StepArgs DecodeStep::Args(int32_t layer) const {
   const StepArgs& places = plans_[layer].places;
   args.size = places.size;
   args.heads = places.heads;
-  for (int level = 0; level < kLevels; ++level) args.blocks[level] = places.blocks[level];
+  for (int level = 0; level < kLevels; ++level) args.score_parts[level] = places.score_parts[level];
   args.parts = places.parts;
   args.runs = places.runs;
   return args;
 }
 
 Status DecodeStep::Launch(int32_t layer, const DecodeCall& call, cudaStream_t stream) {
+  return LaunchStages(layer, call, 2 * kLevels + 1, stream);
+}
+
+Status DecodeStep::LaunchStages(int32_t layer, const DecodeCall& call, int stages, cudaStream_t stream) {
   SWELL_RETURN_IF_ERROR(CheckLayer(layer));
   if (call.queries == nullptr || call.output == nullptr) {
     return InvalidArgument("queries, output: null", StatusDetail::kNullPointer);
@@ -278,11 +275,11 @@ Status DecodeStep::Launch(int32_t layer, const DecodeCall& call, cudaStream_t st
   args.share = call.estimated_share;
   StepLaunch launch = launch_;
   launch.stream = stream;
-  for (int level = args.two_level; level >= 0; --level) {
-    SWELL_RETURN_IF_ERROR(LaunchScore(args, launch, level, level == args.two_level));
-    SWELL_RETURN_IF_ERROR(LaunchSelect(args, launch, level));
+  for (int level = args.rules.two_level; level >= 0; --level) {
+    if (stages-- > 0) SWELL_RETURN_IF_ERROR(LaunchScore(args, launch, level, level == args.rules.two_level));
+    if (stages-- > 0) SWELL_RETURN_IF_ERROR(LaunchSelect(args, launch, level));
   }
-  return LaunchAttend(args, launch);
+  return stages > 0 ? LaunchAttend(args, launch) : OkStatus();
 }
 
 }  // namespace swell::cuda

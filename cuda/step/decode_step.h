@@ -62,6 +62,8 @@ class DecodeStep {
   Result<bool> HasOverflowed(cudaStream_t stream) const;
 
   Status Launch(int32_t layer, const DecodeCall& call, cudaStream_t stream);
+  // The first `stages` kernels of a step alone, to time them.
+  Status LaunchStages(int32_t layer, const DecodeCall& call, int stages, cudaStream_t stream);
 
   // What the kernels are given for `layer`; for tests.
   StepArgs Args(int32_t layer) const;
@@ -79,8 +81,7 @@ class DecodeStep {
 
   const DecodeStepOptions options_;
   const Sequences* const sequences_;
-  PlanLimits limits_;
-  int32_t wanted_parts_ = 1;
+  PlanOptions planning_;  // all but the layer
   StepLaunch launch_ = {};
   std::vector<LayerPlan> plans_;
   DeviceMemory workspace_;

@@ -34,14 +34,15 @@ struct alignas(128) TileRecord {
   float scales[kClusterTile];  // of the centroids
   float spreads[kClusterTile];
   uint32_t sizes[kClusterTile];  // tokens; 0: padding
+  const Frame<kHeadDim>* frame;
+  // What is chosen: the token record of the first token of the first cluster; of super-clusters the first of the tiles
+  // that they are, one after the other.
+  const void* content;
+  const int8_t* value_means;  // [16, head_dim], of the clusters
+  float mean_scale;           // mean value of all tokens of the tile = mean_scale * mean
   float value_scales[kClusterTile];
   float energies[kClusterTile];
-  int8_t mean[kHeadDim];      // mean value of all tokens of the tile = mean_scale * mean
-  const std::byte* rows;      // token record of the first token of the first cluster
-  const int8_t* value_means;  // [16, head_dim], of the clusters
-  const Frame<kHeadDim>* frame;
-  const TileRecord* opened;  // of a super-cluster tile: the tiles that its super-clusters are, one after the other
-  float mean_scale;
+  int8_t mean[kHeadDim];
 };
 
 // Tokens that are read whatever the query is, of one KV head.
@@ -57,41 +58,46 @@ struct Tail {
   int32_t tokens;
 };
 
-// One KV head of one sequence of the batch.
+// One KV head of one sequence of the batch. Budgets are those of PlanBudget in lib/engine/retrieve.cc, as far as they
+// do not depend on the tail.
 struct HeadPlan {
   const void* const* tiles[kLevels];  // its tile records, in the order of the sequence
   int32_t n_tiles[kLevels];
   int64_t first_tile[kLevels];  // place of its tiles in the score arrays, a multiple of kBlockTiles
+  int64_t estimate[kLevels];    // clusters to estimate, besides those that are read
   int64_t clustered_tokens;
-  int64_t clusters[kLevels];
-  int64_t first_address;  // of its list of token records
-  int64_t fixed_tokens;   // of `runs`
+  int64_t clusters;
+  int64_t share_tokens;    // tokens to read, before the floor
+  int64_t share_clusters;  // clusters to read, before the floor
+  int64_t open_tokens;     // of super-clusters to open, at least
+  int64_t first_address;   // of its list of token records
+  int64_t fixed_tokens;    // of its runs
   int32_t first_run;
-  int32_t n_runs;
   int32_t tail;  // number of its Tail
   int32_t kv_head;
-  int32_t n_parts;  // CTAs that attend it, for each block of queries
-  float retrieve_share;
 };
 
-// Up to kBlockTiles tiles of one head: the work of a CTA that scores.
-struct ScoreBlock {
-  const void* const* tiles;  // null: those that the head has opened, from `tile` on
+// Share of a head's tiles that one CTA scores: part `index` of `count`.
+struct ScorePart {
+  const void* const* tiles;  // HeadPlan's of the level
+  int64_t first_tile;
+  int32_t n_tiles;
   int32_t head;
-  int32_t tile;  // of the head
+  int32_t index;
   int32_t count;
 };
 
-// Share of a head that one CTA attends: part `index` of HeadPlan::n_parts.
+// Share of a head that one CTA attends: part `index` of `count`, for one block of queries.
 struct Part {
   int32_t head;
   int32_t index;
+  int32_t count;
 };
 
 // What the arrays of a plan hold at present; they stay where they are.
 struct PlanSize {
   int32_t heads;
-  int32_t blocks[kLevels];
+  int32_t score_parts[kLevels];
   int32_t parts;
 };
 

@@ -21,20 +21,37 @@ float RetrieveShare(const RetrievalOptions& retrieval, int32_t layer, int32_t kv
   return share;
 }
 
-// Most tokens that the head's share and its ceilings let it read, before the floor.
-int64_t ShareTokens(const RetrievalOptions& retrieval, const HeadPlan& head) {
-  const double share = std::ceil(static_cast<double>(head.retrieve_share) * static_cast<double>(head.clustered_tokens));
-  int64_t tokens = std::min(head.clustered_tokens, static_cast<int64_t>(share));
-  if (retrieval.retrieve_tokens > 0) tokens = retrieval.retrieve_tokens;
-  if (retrieval.max_retrieve_tokens > 0) tokens = std::min(tokens, retrieval.max_retrieve_tokens);
-  return tokens;
+int64_t CeilShare(float share, int64_t count) {
+  return std::min(count, static_cast<int64_t>(std::ceil(static_cast<double>(share) * static_cast<double>(count))));
+}
+
+int64_t RoundShare(double share, int64_t count) { return std::llround(share * static_cast<double>(count)); }
+
+// Twin of PlanBudget in lib/engine/retrieve.cc.
+void PlanBudget(const RetrievalOptions& retrieval, float share, const int64_t (&clusters)[kLevels], HeadPlan& head) {
+  head.share_tokens =
+      retrieval.retrieve_tokens > 0 ? retrieval.retrieve_tokens : CeilShare(share, head.clustered_tokens);
+  if (retrieval.max_retrieve_tokens > 0) {
+    head.share_tokens = std::min(head.share_tokens, retrieval.max_retrieve_tokens);
+  }
+  const double per_token =
+      static_cast<double>(head.clusters) / static_cast<double>(std::max<int64_t>(1, head.clustered_tokens));
+  const bool in_tokens = retrieval.retrieve_tokens > 0 || retrieval.max_retrieve_tokens > 0;
+  head.share_clusters =
+      in_tokens ? RoundShare(per_token, head.share_tokens) : RoundShare(static_cast<double>(share), head.clusters);
+  head.open_tokens = CeilShare(retrieval.open_share, head.clustered_tokens);
+  if (retrieval.max_open_tokens > 0) head.open_tokens = std::min(head.open_tokens, retrieval.max_open_tokens);
+  for (int level = 0; level < kLevels; ++level) {
+    const int64_t estimate = RoundShare(static_cast<double>(retrieval.estimate_share), clusters[level]);
+    head.estimate[level] = estimate < clusters[level] ? estimate : kMaxHeadTiles * kClusterTile;  // all that there are
+  }
 }
 
 // Most clustered tokens that a step can list: the cluster that crosses the budget may weigh twice what is left of it,
 // and the first is taken whatever its size. A budget in clusters may take the largest.
 int64_t MostListed(const RetrievalOptions& retrieval, const HeadPlan& head, int64_t largest_cluster) {
   if (retrieval.unit == BudgetUnit::kClusters) return head.clustered_tokens;
-  const int64_t budget = std::max(ShareTokens(retrieval, head), retrieval.floor_tokens);
+  const int64_t budget = std::max(head.share_tokens, retrieval.floor_tokens);
   return std::min(head.clustered_tokens, budget + std::max(budget, largest_cluster));
 }
 
@@ -48,8 +65,8 @@ class Planner {
     head.tail = sequence.tail;
     head.first_run = static_cast<int32_t>(plan_.runs.size());
     head.first_address = addresses_;
-    head.retrieve_share = RetrieveShare(*options_.retrieval, options_.layer, kv_head);
     int64_t largest_cluster = 0;
+    int64_t clusters[kLevels] = {};
     for (const auto& segment : sequence.segments) {
       const SegmentHead& part = segment->heads()[kv_head];
       if (part.clusters[0] == 0) {
@@ -58,49 +75,54 @@ class Planner {
         continue;
       }
       head.clustered_tokens += part.rows.tokens;
+      for (int level = 0; level < kLevels; ++level) clusters[level] += part.clusters[level];
       largest_cluster = std::max(largest_cluster, part.largest_cluster);
     }
-    head.n_runs = static_cast<int32_t>(plan_.runs.size()) - head.first_run;
+    head.clusters = clusters[0];
     for (int level = 0; level < kLevels; ++level) ListTiles(sequence, level, head);
+    const float share = RetrieveShare(*options_.retrieval, options_.layer, kv_head);
+    PlanBudget(*options_.retrieval, share, clusters, head);
     addresses_ += head.fixed_tokens + sequence.tail_tokens + MostListed(*options_.retrieval, head, largest_cluster);
     plan_.heads.push_back(head);
   }
 
-  // Scores of heads that read everything anyway are not wanted.
-  void AddBlocks(int level) {
-    int64_t most = 0;
-    for (const HeadPlan& head : plan_.heads) most = std::max<int64_t>(most, head.n_tiles[level]);
-    // The first blocks of all heads come first: where few tiles are opened, they are the ones with work.
-    for (int64_t tile = 0; tile < most; tile += kBlockTiles) {
-      for (size_t h = 0; h < plan_.heads.size(); ++h) {
-        const HeadPlan& head = plan_.heads[h];
-        if (tile >= head.n_tiles[level] || ShareTokens(*options_.retrieval, head) >= head.clustered_tokens) continue;
-        const auto count = static_cast<int32_t>(std::min<int64_t>(kBlockTiles, head.n_tiles[level] - tile));
-        plan_.blocks[level].push_back(
-            {head.tiles[level] + tile, static_cast<int32_t>(h), static_cast<int32_t>(tile), count});
+  // Shares the CTAs that score among heads by their tiles. Where everything is read anyway nothing is scored.
+  void AddScoreParts(int level) {
+    const auto tiles_of = [&](const HeadPlan& head) {
+      return head.share_tokens >= head.clustered_tokens ? 0 : int64_t{head.n_tiles[level]};
+    };
+    double all = 0;
+    for (const HeadPlan& head : plan_.heads) all += static_cast<double>(tiles_of(head));
+    for (size_t h = 0; h < plan_.heads.size(); ++h) {
+      const HeadPlan& head = plan_.heads[h];
+      if (tiles_of(head) == 0) continue;
+      const auto share = static_cast<int64_t>(options_.wanted_score_parts * static_cast<double>(tiles_of(head)) / all);
+      const auto count =
+          static_cast<int32_t>(std::clamp<int64_t>(share, 1, RoundUpToBlocks(tiles_of(head)) / kBlockTiles));
+      for (int32_t i = 0; i < count; ++i) {
+        plan_.score_parts[level].push_back(
+            {head.tiles[level], head.first_tile[level], head.n_tiles[level], static_cast<int32_t>(h), i, count});
       }
     }
   }
 
-  // Shares the wanted CTAs among heads by the bytes that they read.
+  // Shares the CTAs that attend among heads by the bytes that they read.
   void AddParts() {
+    constexpr double kTileShare = 1.0 / 8;  // of a tile's record that the estimate reads, and of its scores
+    const auto token_bytes = static_cast<double>(TokenBytes(options_.head_dim));
+    const double tile_bytes = kTileShare * static_cast<double>(TileBytes(options_.head_dim));
     std::vector<double> work;
     double all = 0;
     for (const HeadPlan& head : plan_.heads) {
-      const auto tokens =
-          static_cast<double>(std::max(ShareTokens(*options_.retrieval, head), int64_t{1}) + head.fixed_tokens);
-      constexpr double kTileShare = 1.0 / 8;  // of a tile's record that the estimate reads, and of its scores
-      work.push_back(tokens * static_cast<double>(TokenBytes(options_.head_dim)) +
-                     head.n_tiles[0] * kTileShare * static_cast<double>(TileBytes(options_.head_dim)));
+      const int64_t tokens = 1 + head.fixed_tokens + std::min(head.clustered_tokens, head.share_tokens);
+      work.push_back(static_cast<double>(tokens) * token_bytes + head.n_tiles[0] * tile_bytes);
       all += work.back();
     }
     for (size_t h = 0; h < plan_.heads.size(); ++h) {
-      const double bytes_of_step = 16.0 * static_cast<double>(TokenBytes(options_.head_dim));  // of one warp
-      const double useful = std::ceil(work[h] / (2 * bytes_of_step));
+      const double useful = std::ceil(work[h] / (32 * token_bytes));  // two steps of a warp
       const double share = std::floor(options_.wanted_parts * work[h] / all);
-      const auto parts = static_cast<int32_t>(std::clamp(std::min(share, useful), 1.0, 4096.0));
-      plan_.heads[h].n_parts = parts;
-      for (int32_t i = 0; i < parts; ++i) plan_.parts.push_back({static_cast<int32_t>(h), i});
+      const auto count = static_cast<int32_t>(std::max(1.0, std::min(share, useful)));
+      for (int32_t i = 0; i < count; ++i) plan_.parts.push_back({static_cast<int32_t>(h), i, count});
     }
   }
 
@@ -118,11 +140,10 @@ class Planner {
     }
     if (addresses_ > limits.addresses) return exceeded("tokens read");
     if (plan_.runs.size() > static_cast<size_t>(limits.runs)) return exceeded("segments without clusters");
-    if (plan_.parts.size() > static_cast<size_t>(limits.parts)) return exceeded("parts");
     plan_.size.heads = static_cast<int32_t>(plan_.heads.size());
     plan_.size.parts = static_cast<int32_t>(plan_.parts.size());
     for (int level = 0; level < kLevels; ++level) {
-      plan_.size.blocks[level] = static_cast<int32_t>(plan_.blocks[level].size());
+      plan_.size.score_parts[level] = static_cast<int32_t>(plan_.score_parts[level].size());
     }
     return std::move(plan_);
   }
@@ -138,7 +159,6 @@ class Planner {
       for (int64_t tile = 0; tile < TilesOf(part.clusters[level]); ++tile) {
         plan_.tiles.push_back(part.tiles[level] + tile * record_bytes);
       }
-      head.clusters[level] += part.clusters[level];
     }
     head.n_tiles[level] = static_cast<int32_t>(plan_.tiles.size() - first);
     places_[level] += RoundUpToBlocks(head.n_tiles[level]);
@@ -159,7 +179,7 @@ Result<Plan> MakePlan(const PlanOptions& options, std::span<const PlanSequence> 
   for (const PlanSequence& sequence : batch) {
     for (int32_t kv_head = 0; kv_head < options.kv_heads; ++kv_head) planner.AddHead(sequence, kv_head);
   }
-  for (int level = 0; level < kLevels; ++level) planner.AddBlocks(level);
+  for (int level = 0; level < kLevels; ++level) planner.AddScoreParts(level);
   planner.AddParts();
   return planner.Finish();
 } catch (const std::bad_alloc&) {

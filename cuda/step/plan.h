@@ -28,6 +28,7 @@ struct PlanLimits {
   int64_t tiles[kLevels] = {};  // those of each head rounded up to whole blocks
   int64_t addresses = 0;        // of token records that are read
   int32_t runs = 0;
+  int32_t score_parts = 0;
   int32_t parts = 0;
 };
 
@@ -35,16 +36,17 @@ struct PlanOptions {
   int32_t kv_heads = 1;
   int32_t head_dim = 128;
   int32_t layer = 0;
-  int32_t wanted_parts = 1;  // CTAs that fill the device
+  int32_t wanted_score_parts = 1;  // CTAs that fill the device
+  int32_t wanted_parts = 1;
   const RetrievalOptions* retrieval = nullptr;
   PlanLimits limits;
 };
 
-// As the arrays lie in device memory. `tiles` is the directory that HeadPlan::tiles and ScoreBlock::tiles point into.
+// As the arrays lie in device memory. `tiles` is the directory that HeadPlan::tiles and ScorePart::tiles point into.
 struct Plan {
   PlanSize size = {};
   std::vector<HeadPlan> heads;
-  std::vector<ScoreBlock> blocks[kLevels];
+  std::vector<ScorePart> score_parts[kLevels];
   std::vector<Part> parts;
   std::vector<TokenRun> runs;
   std::vector<const void*> tiles;

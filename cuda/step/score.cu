@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "cuda/step/score.cuh"
 
 namespace swell::cuda {
@@ -19,8 +17,8 @@ Status LaunchScore(const StepArgs& args, const StepLaunch& launch, int level, bo
   const ScoreFunction kernel = launch.head_dim == 64    ? KernelFor<64>(args.group)
                                : launch.head_dim == 128 ? KernelFor<128>(args.group)
                                                         : KernelFor<256>(args.group);
-  const auto ctas = static_cast<unsigned>(std::clamp(launch.blocks[level], 1, 4 * launch.multiprocessors));
-  return LaunchStep("scores", dim3(ctas), 32 * kScoreWarps, 0, 1, first, launch.stream, kernel, args, level);
+  return LaunchStep("scores", dim3(static_cast<unsigned>(launch.score_parts)), 32 * kScoreWarps, 0, 1, first,
+                    launch.stream, kernel, args, level);
 }
 
 }  // namespace swell::cuda

@@ -109,12 +109,11 @@ __device__ __forceinline__ void FillTerms(const StepArgs& args, int head, const 
   }
 }
 
-__device__ __forceinline__ void AddToSum(float x, float weight, float& max, float& sum) {
-  if (x > max) {
-    sum *= ExpBelow(max, x);
-    max = x;
-  }
-  sum += weight * ExpBelow(x, max);
+// Adds weight_x exp(x) + weight_y exp(y) to sum exp(max); x and y may be -inf.
+__device__ __forceinline__ void AddPair(float x, float weight_x, float y, float weight_y, float& max, float& sum) {
+  const float larger = fmaxf(max, fmaxf(x, y));
+  sum = sum * ExpBelow(max, larger) + weight_x * ExpBelow(x, larger) + weight_y * ExpBelow(y, larger);
+  max = larger;
 }
 
 __device__ __forceinline__ void MergeSums(float from_max, float from_sum, float& max, float& sum) {
@@ -128,7 +127,8 @@ __device__ __forceinline__ void MergeBlockSums(const BlockSums& from, BlockSums&
   MergeSums(from.max_rank, from.ranks, into.max_rank, into.ranks);
 }
 
-constexpr BlockSums kNoSums = {-INFINITY, 0, -INFINITY, 0};
+// Finite, so that differences are numbers.
+constexpr BlockSums kNoSums = {-FLT_MAX, 0, -FLT_MAX, 0};
 
 // What a lane holds of a tile: its part of the centroids and clusters 2 g and 2 g + 1.
 template <int kHeadDim>
@@ -136,6 +136,8 @@ struct LaneTile {
   uint4 centroids[kHeadDim / 32];
   float2 scales, spreads;
   uint2 sizes;
+  const Frame<kHeadDim>* frame;
+  const void* content;
 };
 
 template <int kHeadDim>
@@ -145,6 +147,8 @@ __device__ __forceinline__ void LoadTile(const TileRecord<kHeadDim>* record, int
   tile.scales = __ldg(reinterpret_cast<const float2*>(record->scales) + lane / 4);
   tile.spreads = __ldg(reinterpret_cast<const float2*>(record->spreads) + lane / 4);
   tile.sizes = __ldg(reinterpret_cast<const uint2*>(record->sizes) + lane / 4);
+  tile.frame = record->frame;
+  tile.content = record->content;
 }
 
 // Writes the scores of one tile, at place `to` of the score arrays, and adds them to `sums`.
@@ -153,8 +157,12 @@ __device__ __forceinline__ void ScoreTile(const StepArgs& args, int level, const
                                           const QueryColumns<kHeadDim, kQuads>& columns,
                                           const FrameTerms<kQuads>& terms, int64_t to, int lane,
                                           BlockSums (&sums)[kQuads]) {
+  const LevelScores& scores = args.scores[level];
   const int g = lane / 4;
   const int t = lane % 4;
+  const float kappa = args.rules.by_mass != 0 ? 0 : args.rules.kappa;
+  const bool has_x = tile.sizes.x > 0;
+  const bool has_y = tile.sizes.y > 0;
 #pragma unroll
   for (int q = 0; q < kQuads; ++q) {
     int dots[4] = {};
@@ -163,26 +171,27 @@ __device__ __forceinline__ void ScoreTile(const StepArgs& args, int level, const
       MmaBytes(dots, tile.centroids[s], columns.bytes[q][s][0], columns.bytes[q][s][1]);
     }
     const int query = 4 * q + t;
-    if (query >= args.group) continue;
     float2 logits;
     logits.x = static_cast<float>(128 * dots[0] + dots[1]);
     logits.y = static_cast<float>(128 * dots[2] + dots[3]);
     logits.x = ClampLogit(args.scale * (tile.scales.x * (columns.steps[q] * logits.x) + terms.centers[q]));
     logits.y = ClampLogit(args.scale * (tile.scales.y * (columns.steps[q] * logits.y) + terms.centers[q]));
-    *reinterpret_cast<float2*>(args.scores[level].logits + (to * args.group + query) * kClusterTile + 2 * g) = logits;
-    if (g == 0) args.scores[level].widths[to * args.group + query] = terms.widths[q];
-    const float kappa = args.budget.by_mass != 0 ? 0 : args.budget.kappa;
-    if (tile.sizes.x > 0) {
-      AddToSum(logits.x, static_cast<float>(tile.sizes.x), sums[q].max_logit, sums[q].mass);
-      const float rank = logits.x + kappa * ClampLogit(tile.spreads.x * terms.widths[q]);
-      AddToSum(fminf(rank, FLT_MAX), 1, sums[q].max_rank, sums[q].ranks);
+    if (query < args.group) {
+      *reinterpret_cast<float2*>(scores.logits + (to * args.group + query) * kClusterTile + 2 * g) = logits;
+      if (g == 0) scores.widths[to * args.group + query] = terms.widths[q];
     }
-    if (tile.sizes.y > 0) {
-      AddToSum(logits.y, static_cast<float>(tile.sizes.y), sums[q].max_logit, sums[q].mass);
-      const float rank = logits.y + kappa * ClampLogit(tile.spreads.y * terms.widths[q]);
-      AddToSum(fminf(rank, FLT_MAX), 1, sums[q].max_rank, sums[q].ranks);
-    }
+    const float x = has_x ? logits.x : -INFINITY;
+    const float y = has_y ? logits.y : -INFINITY;
+    AddPair(x, static_cast<float>(tile.sizes.x), y, static_cast<float>(tile.sizes.y), sums[q].max_logit, sums[q].mass);
+    AddPair(fminf(x + kappa * ClampLogit(tile.spreads.x * terms.widths[q]), FLT_MAX), 1,
+            fminf(y + kappa * ClampLogit(tile.spreads.y * terms.widths[q]), FLT_MAX), 1, sums[q].max_rank,
+            sums[q].ranks);
   }
+  if (t == 0) {
+    *reinterpret_cast<uint4*>(scores.shapes + to * kClusterTile + 2 * g) =
+        make_uint4(__float_as_uint(tile.spreads.x), tile.sizes.x, __float_as_uint(tile.spreads.y), tile.sizes.y);
+  }
+  if (lane == 0) scores.contents[to] = tile.content;
 }
 
 // Reduces the sums of a warp over its clusters, then those of the CTA's warps, and writes them at `to` [group].
@@ -212,61 +221,60 @@ __device__ __forceinline__ void WriteBlockSums(int group, BlockSums (&sums)[kQua
   __syncthreads();
 }
 
-// CTAs take blocks of `level` in turn.
+// Grid [parts of the level].
 template <int kHeadDim, int kQuads>
 __global__ void __launch_bounds__(32 * kScoreWarps, kHeadDim* kQuads > 256 ? 2 : 4)
     ScoreKernel(const StepArgs args, int level) {
   constexpr int kInFlight = kHeadDim > 128 ? 2 : kWarpTiles;
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  QueryColumns<kHeadDim, kQuads> columns;
-  int quantized = -1;  // head whose queries the columns hold
   WaitForInputs();
   LetNextKernelStart();
-  const int n_blocks = args.size->blocks[level];
-  for (int b = blockIdx.x; b < n_blocks; b += gridDim.x) {
-    const ScoreBlock block = args.blocks[level][b];
-    const void* const* tiles = block.tiles;
-    int count = block.count;
-    if (args.two_level != 0) {
-      const HeadPlan& head = args.heads[block.head];
-      if (level == 1) {
-        if (!PlanBudget(args, head).upper) continue;
-      } else if (const int opened = args.scores[1].selected[block.head].opened; opened >= 0) {
-        tiles = args.opened + head.first_tile[0] + block.tile;
-        count = min(kBlockTiles, opened - block.tile);
-        if (count <= 0) continue;
-      }
+  const ScorePart part = args.score_parts[level][blockIdx.x];  // behind the last there is room to read
+  if (blockIdx.x >= args.size->score_parts[level]) return;
+  const void* const* tiles = part.tiles;
+  int32_t n_tiles = part.n_tiles;
+  if (args.rules.two_level != 0) {
+    const HeadPlan& head = args.heads[part.head];
+    if (level == 1) {
+      if (!PlanBudget(args, head).upper) return;
+    } else if (const int32_t opened = args.scores[1].selected[part.head].opened; opened >= 0) {
+      tiles = args.opened + head.first_tile[0];
+      n_tiles = opened;
     }
-    const int64_t to = args.heads[block.head].first_tile[level] + block.tile;
+  }
+  const int32_t blocks = (n_tiles + kBlockTiles - 1) / kBlockTiles;
+  const auto first_block = static_cast<int32_t>(Cut(blocks, part.index, part.count));
+  const auto end_block = static_cast<int32_t>(Cut(blocks, part.index + 1, part.count));
+  QueryColumns<kHeadDim, kQuads> columns;
+  bool quantized = false;
+  const Frame<kHeadDim>* frame = nullptr;
+  FrameTerms<kQuads> terms;
+  for (int32_t block = first_block; block < end_block; ++block) {
     BlockSums sums[kQuads];
     for (BlockSums& sum : sums) sum = kNoSums;
-    const Frame<kHeadDim>* frame = nullptr;
-    FrameTerms<kQuads> terms;
-    for (int first = warp * kWarpTiles; first < (warp + 1) * kWarpTiles; first += kInFlight) {
+    const int32_t begin = block * kBlockTiles + warp * kWarpTiles;
+#pragma unroll
+    for (int group = 0; group < kWarpTiles; group += kInFlight) {
+      const int32_t first = begin + group;
       LaneTile<kHeadDim> loaded[kInFlight];
-      const TileRecord<kHeadDim>* records[kInFlight];
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
-        if (first + i >= count) continue;
-        records[i] = static_cast<const TileRecord<kHeadDim>*>(tiles[first + i]);
-        LoadTile(records[i], lane, loaded[i]);
+        if (first + i < n_tiles) LoadTile(static_cast<const TileRecord<kHeadDim>*>(tiles[first + i]), lane, loaded[i]);
       }
-      if (block.head != quantized) {
-        QuantizeQueries(args, block.head, lane, columns);
-        quantized = block.head;
-      }
+      if (!quantized) QuantizeQueries(args, part.head, lane, columns);  // while the tiles come
+      quantized = true;
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
-        if (first + i >= count) continue;
-        if (records[i]->frame != frame) {
-          frame = records[i]->frame;
-          FillTerms(args, block.head, *frame, lane, terms);
+        if (first + i >= n_tiles) continue;
+        if (loaded[i].frame != frame) {
+          frame = loaded[i].frame;
+          FillTerms(args, part.head, *frame, lane, terms);
         }
-        ScoreTile(args, level, loaded[i], columns, terms, to + first + i, lane, sums);
+        ScoreTile(args, level, loaded[i], columns, terms, part.first_tile + first + i, lane, sums);
       }
     }
-    WriteBlockSums(args.group, sums, args.scores[level].sums + to / kBlockTiles * args.group);
+    WriteBlockSums(args.group, sums, args.scores[level].sums + (part.first_tile / kBlockTiles + block) * args.group);
   }
 }
 

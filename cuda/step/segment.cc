@@ -81,10 +81,10 @@ void WriteLevel(const SegmentSource& source, int level, const HeadPlaces& places
     }
     std::copy_n(view.tile_means + tile * kHeadDim, kHeadDim, to.mean);
     to.mean_scale = view.tile_scales[tile];
-    to.rows = device + places.rows + view.first_rows[first] * TokenBytes(kHeadDim);
+    to.content = level == 0 ? device + places.rows + view.first_rows[first] * TokenBytes(kHeadDim)
+                            : device + places.tiles[0] + static_cast<size_t>(first) * sizeof(Record);
     to.value_means = reinterpret_cast<const int8_t*>(device + places.value_means[level]) + first * kHeadDim;
     to.frame = reinterpret_cast<const Frame<kHeadDim>*>(device + places.frames[level]);
-    to.opened = level == 0 ? nullptr : reinterpret_cast<const Record*>(device + places.tiles[0]) + first;
   }
   head.tiles[level] = device + places.tiles[level];
   head.clusters[level] = view.clusters;

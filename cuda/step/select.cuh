@@ -82,36 +82,60 @@ __device__ __forceinline__ uint32_t ScanBlock(uint32_t x, uint32_t* scratch, uin
   return before + inclusive - x;
 }
 
-// The stretch of a head's tiles that this CTA has, and its threads' way over it: one cluster a thread and pass.
+// The stretch of a head's tiles that this CTA has, and its threads' way over it: one cluster a thread and pass, several
+// passes at a time, so that their loads are under way together.
+constexpr int kPassesAtOnce = 4;
+
 template <int kHeadDim>
 struct Stretch {
-  const TileRecord<kHeadDim>* const* tiles;
-  int32_t n_tiles;  // of the head
+  const TileRecord<kHeadDim>* const* tiles;  // of the head
+  int32_t n_tiles;
   int32_t first_pass;
   int32_t end_pass;
-  uint32_t* keys;  // of the head
+  LevelScores scores;  // from the head's first tile on
 
   __device__ int32_t Tile(int32_t pass) const {
     return pass * kPassTiles + static_cast<int32_t>(threadIdx.x) / kClusterTile;
   }
   __device__ int64_t Number(int32_t pass) const { return static_cast<int64_t>(pass) * kSelectThreads + threadIdx.x; }
-  __device__ uint32_t Key(int32_t pass) const { return Tile(pass) < n_tiles ? keys[Number(pass)] : kNoKey; }
-  __device__ uint32_t Size(int32_t pass) const {
-    return Tile(pass) < n_tiles ? __ldg(&tiles[Tile(pass)]->sizes[threadIdx.x % kClusterTile]) : 0;
-  }
+  __device__ bool Has(int32_t pass) const { return pass < end_pass && Tile(pass) < n_tiles; }
 };
 
+// A cluster of the stretch after it was ranked.
+struct Ranked {
+  Place place;
+  uint32_t size;
+};
+
+// Calls visit(pass, cluster) for every pass of the stretch, by all threads; past the end the place is kNoPlace.
+template <int kHeadDim, typename Visit>
+__device__ __forceinline__ void ForEachRanked(const Stretch<kHeadDim>& stretch, const Visit& visit) {
+  for (int32_t first = stretch.first_pass; first < stretch.end_pass; first += kPassesAtOnce) {
+    Ranked ranked[kPassesAtOnce];
+#pragma unroll
+    for (int u = 0; u < kPassesAtOnce; ++u) {
+      const bool has = stretch.Has(first + u);
+      const int64_t number = stretch.Number(first + u);
+      ranked[u].place = PlaceOf(has ? stretch.scores.keys[number] : kNoKey, number);
+      ranked[u].size = has ? stretch.scores.shapes[number].size : 0;
+    }
+#pragma unroll
+    for (int u = 0; u < kPassesAtOnce; ++u) {
+      if (first + u < stretch.end_pass) visit(first + u, ranked[u]);
+    }
+  }
+}
+
 // Merges the sums of a head's blocks; one warp a query. Writes shifts, and rank 0 the results.
-__device__ __forceinline__ void MergeHeadSums(const StepArgs& args, const LevelScores& scores, int64_t first_tile,
-                                              int32_t n_tiles, bool writes, Selection* to, SelectMemory& memory) {
+__device__ __forceinline__ void MergeHeadSums(int32_t group, const BlockSums* sums, int32_t n_tiles, bool writes,
+                                              Selection* to, SelectMemory& memory) {
   const int query = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  if (query < args.group) {
+  if (query < group) {
     BlockSums all = kNoSums;
     const int32_t blocks = (n_tiles + kBlockTiles - 1) / kBlockTiles;
     for (int32_t b = lane; b < blocks; b += 32) {
-      const float4 raw =
-          *reinterpret_cast<const float4*>(scores.sums + (first_tile / kBlockTiles + b) * args.group + query);
+      const float4 raw = *reinterpret_cast<const float4*>(sums + static_cast<int64_t>(b) * group + query);
       MergeBlockSums({raw.x, raw.y, raw.z, raw.w}, all);
     }
 #pragma unroll
@@ -136,33 +160,40 @@ __device__ __forceinline__ void MergeHeadSums(const StepArgs& args, const LevelS
 
 // Finds the key of every cluster of the stretch and counts its weight in the bin of the first digit.
 template <int kHeadDim>
-__device__ __forceinline__ void RankStretch(const StepArgs& args, const LevelScores& scores, int64_t first_tile,
-                                            const Stretch<kHeadDim>& stretch, bool by_clusters, SelectMemory& memory) {
-  for (int i = threadIdx.x; i < kBins; i += kSelectThreads) memory.bins[i] = 0;
-  __syncthreads();
+__device__ __forceinline__ void RankStretch(const StepArgs& args, const Stretch<kHeadDim>& stretch, bool by_clusters,
+                                            SelectMemory& memory) {
+  const bool by_mass = args.rules.by_mass != 0;
   const int c = threadIdx.x % kClusterTile;
-  for (int32_t pass = stretch.first_pass; pass < stretch.end_pass; ++pass) {
-    const int32_t tile = stretch.Tile(pass);
-    if (tile >= stretch.n_tiles) continue;
-    const TileRecord<kHeadDim>* record = stretch.tiles[tile];
-    const uint32_t size = __ldg(&record->sizes[c]);
-    const float spread = __ldg(&record->spreads[c]);
-    const int64_t row = (first_tile + tile) * args.group;
-    float best = -INFINITY;
-    float mass = 0;
+  for (int32_t first = stretch.first_pass; first < stretch.end_pass; first += kPassesAtOnce) {
+    ClusterShape shapes[kPassesAtOnce];
+    float best[kPassesAtOnce];  // by mass the sum
+#pragma unroll
+    for (int u = 0; u < kPassesAtOnce; ++u) {
+      shapes[u] = stretch.Has(first + u) ? stretch.scores.shapes[stretch.Number(first + u)] : ClusterShape{0, 0};
+      best[u] = by_mass ? 0 : -INFINITY;
+    }
+#pragma unroll 4
     for (int g = 0; g < args.group; ++g) {
-      const float logit = scores.logits[(row + g) * kClusterTile + c];
-      if (args.budget.by_mass != 0) {
-        mass += ExpBelow(logit, memory.shifts[g]);
-      } else {
-        const float rank = fminf(logit + args.budget.kappa * ClampLogit(spread * scores.widths[row + g]), FLT_MAX);
-        best = fmaxf(best, rank - memory.shifts[g]);
+      const float shift = memory.shifts[g];
+#pragma unroll
+      for (int u = 0; u < kPassesAtOnce; ++u) {
+        if (!stretch.Has(first + u)) continue;
+        const int64_t row = static_cast<int64_t>(stretch.Tile(first + u)) * args.group + g;
+        const float logit = stretch.scores.logits[row * kClusterTile + c];
+        const float sigma = ClampLogit(shapes[u].spread * stretch.scores.widths[row]);
+        const float rank = fminf(logit + args.rules.kappa * sigma, FLT_MAX);
+        best[u] = by_mass ? best[u] + ExpBelow(logit, shift) : fmaxf(best[u], rank - shift);
       }
     }
-    if (args.budget.by_mass != 0) best = logf(mass / static_cast<float>(args.group));
-    const uint32_t key = size == 0 ? kNoKey : KeyOf(best);
-    stretch.keys[stretch.Number(pass)] = key;
-    if (size > 0) atomicAdd(&memory.bins[PlaceOf(key, 0) >> (kPlaceBits - kBinBits)], by_clusters ? 1 : size);
+#pragma unroll
+    for (int u = 0; u < kPassesAtOnce; ++u) {
+      if (!stretch.Has(first + u)) continue;
+      const float importance = by_mass ? logf(best[u] / static_cast<float>(args.group)) : best[u];
+      const uint32_t key = shapes[u].size == 0 ? kNoKey : KeyOf(importance);
+      stretch.scores.keys[stretch.Number(first + u)] = key;
+      if (shapes[u].size == 0) continue;
+      atomicAdd(&memory.bins[PlaceOf(key, 0) >> (kPlaceBits - kBinBits)], by_clusters ? 1 : shapes[u].size);
+    }
   }
 }
 
@@ -212,17 +243,15 @@ __device__ __forceinline__ void CollectCandidates(const Stretch<kHeadDim>& stret
   }
   __syncthreads();
   Tally better = {0, 0};
-  for (int32_t pass = stretch.first_pass; pass < stretch.end_pass; ++pass) {
-    const Place place = PlaceOf(stretch.Key(pass), stretch.Number(pass));
-    if (place >= kAllPlaces || place >> shift > prefix) continue;
-    const uint32_t size = stretch.Size(pass);
-    if (place >> shift < prefix) {
-      better.tokens += size;
+  ForEachRanked(stretch, [&](int32_t, const Ranked& cluster) {
+    if (cluster.place >= kAllPlaces || cluster.place >> shift > prefix) return;
+    if (cluster.place >> shift < prefix) {
+      better.tokens += cluster.size;
       ++better.clusters;
     } else if (const int at = atomicAdd(&memory.n_own, 1); at < kFewClusters) {
-      memory.own[at] = {place, size, ClusterRank()};
+      memory.own[at] = {cluster.place, cluster.size, ClusterRank()};
     }
-  }
+  });
   better.tokens = __reduce_add_sync(kAllLanes, better.tokens);
   better.clusters = __reduce_add_sync(kAllLanes, better.clusters);
   if (threadIdx.x % 32 == 0 && better.clusters > 0) {
@@ -278,11 +307,10 @@ __device__ __forceinline__ void FindEnd(const Stretch<kHeadDim>& stretch, uint32
       __syncthreads();
       for (int i = threadIdx.x; i < kBins; i += kSelectThreads) memory.bins[i] = 0;
       __syncthreads();
-      for (int32_t pass = stretch.first_pass; pass < stretch.end_pass; ++pass) {
-        const Place place = PlaceOf(stretch.Key(pass), stretch.Number(pass));
-        if (place >= kAllPlaces || place >> (shift + bits) != prefix) continue;
-        atomicAdd(&memory.bins[(place >> shift) & ((1U << bits) - 1)], by_clusters ? 1 : stretch.Size(pass));
-      }
+      ForEachRanked(stretch, [&](int32_t, const Ranked& cluster) {
+        if (cluster.place >= kAllPlaces || cluster.place >> (shift + bits) != prefix) return;
+        atomicAdd(&memory.bins[(cluster.place >> shift) & ((1U << bits) - 1)], by_clusters ? 1 : cluster.size);
+      });
     }
     counted = false;
     SumBins(memory);
@@ -295,30 +323,51 @@ __device__ __forceinline__ void FindEnd(const Stretch<kHeadDim>& stretch, uint32
   TakeCandidates(prefix << shift, before, budget, by_clusters, memory);
 }
 
+// Rows before this cluster's in its tile; the sixteen lanes of a tile call it together.
+__device__ __forceinline__ uint32_t RowInTile(uint32_t size) {
+  uint32_t row = size;
+#pragma unroll
+  for (int step = 1; step < kClusterTile; step *= 2) {
+    const uint32_t other = __shfl_up_sync(kAllLanes, row, step, kClusterTile);
+    if (threadIdx.x % kClusterTile >= step) row += other;
+  }
+  return row - size;
+}
+
+// Writes the addresses of `size` token records from `record` on.
+template <int kHeadDim>
+__device__ __forceinline__ void ListRecords(const void* record, uint32_t size, const std::byte** to) {
+  constexpr int64_t kRecordBytes = 4 * kHeadDim;
+  for (uint32_t i = 0; i < size; ++i) to[i] = static_cast<const std::byte*>(record) + i * kRecordBytes;
+}
+
 // Writes the addresses of all token records of the clusters before memory.end, from `to` on, in the order of numbers.
 template <int kHeadDim>
-__device__ __forceinline__ void ListTokens(const Stretch<kHeadDim>& stretch, bool everything, const std::byte** to,
+__device__ __forceinline__ void ListTokens(const Stretch<kHeadDim>& stretch, const std::byte** to,
                                            SelectMemory& memory) {
-  constexpr int64_t kRecordBytes = 4 * kHeadDim;
-  const int c = threadIdx.x % kClusterTile;
-  for (int32_t pass = stretch.first_pass; pass < stretch.end_pass; ++pass) {
-    const int32_t tile = stretch.Tile(pass);
-    const bool listed =
-        tile < stretch.n_tiles && (everything || PlaceOf(stretch.Key(pass), stretch.Number(pass)) < memory.end);
-    const bool tile_counts = (__ballot_sync(kAllLanes, listed) >> (threadIdx.x & 16) & 0xffffU) != 0;
-    const uint32_t size = tile_counts ? stretch.Size(pass) : 0;
-    uint32_t row = size;  // of the first token, in the tile
-#pragma unroll
-    for (int step = 1; step < kClusterTile; step *= 2) {
-      const uint32_t other = __shfl_up_sync(kAllLanes, row, step, kClusterTile);
-      if (c >= step) row += other;
-    }
-    row -= size;
+  ForEachRanked(stretch, [&](int32_t pass, const Ranked& cluster) {
+    const bool listed = cluster.place < memory.end;
+    const auto* rows = listed ? static_cast<const std::byte*>(stretch.scores.contents[stretch.Tile(pass)]) : nullptr;
+    const uint32_t row = RowInTile(cluster.size);
     uint32_t total;
-    const uint32_t at = ScanBlock(listed ? size : 0, memory.scan, &total);
-    if (listed && size > 0) {
-      const std::byte* record = stretch.tiles[tile]->rows + row * kRecordBytes;
-      for (uint32_t i = 0; i < size; ++i) to[at + i] = record + i * kRecordBytes;
+    const uint32_t at = ScanBlock(listed ? cluster.size : 0, memory.scan, &total);
+    if (listed) ListRecords<kHeadDim>(rows + row * int64_t{4 * kHeadDim}, cluster.size, to + at);
+    to += total;
+  });
+}
+
+// The same for every cluster, where none was scored.
+template <int kHeadDim>
+__device__ __forceinline__ void ListAllTokens(const Stretch<kHeadDim>& stretch, const std::byte** to,
+                                              SelectMemory& memory) {
+  for (int32_t pass = stretch.first_pass; pass < stretch.end_pass; ++pass) {
+    const TileRecord<kHeadDim>* tile = stretch.Has(pass) ? stretch.tiles[stretch.Tile(pass)] : nullptr;
+    const uint32_t size = tile != nullptr ? tile->sizes[threadIdx.x % kClusterTile] : 0;
+    const uint32_t row = RowInTile(size);
+    uint32_t total;
+    const uint32_t at = ScanBlock(size, memory.scan, &total);
+    if (size > 0) {
+      ListRecords<kHeadDim>(static_cast<const std::byte*>(tile->content) + row * int64_t{4 * kHeadDim}, size, to + at);
     }
     to += total;
   }
@@ -327,14 +376,14 @@ __device__ __forceinline__ void ListTokens(const Stretch<kHeadDim>& stretch, boo
 // Writes the records of the tiles that the super-clusters before memory.end are, from `to` on.
 template <int kHeadDim>
 __device__ __forceinline__ void ListTiles(const Stretch<kHeadDim>& stretch, const void** to, SelectMemory& memory) {
-  for (int32_t pass = stretch.first_pass; pass < stretch.end_pass; ++pass) {
-    const Place place = PlaceOf(stretch.Key(pass), stretch.Number(pass));
-    const bool listed = place < memory.end;
+  ForEachRanked(stretch, [&](int32_t pass, const Ranked& cluster) {
+    const bool listed = cluster.place < memory.end;
+    const void* tiles = listed ? stretch.scores.contents[stretch.Tile(pass)] : nullptr;
     uint32_t total;
     const uint32_t at = ScanBlock(listed ? 1 : 0, memory.scan, &total);
-    if (listed) to[at] = stretch.tiles[stretch.Tile(pass)]->opened + threadIdx.x % kClusterTile;
+    if (listed) to[at] = static_cast<const TileRecord<kHeadDim>*>(tiles) + threadIdx.x % kClusterTile;
     to += total;
-  }
+  });
 }
 
 // Writes the addresses of the token records that are read whatever the query is; the CTAs of the cluster share them.
@@ -362,7 +411,9 @@ __device__ __forceinline__ void TakeEverything(const Stretch<kHeadDim>& stretch,
   if (threadIdx.x == 0) memory.own_better = {0, 0};
   __syncthreads();
   uint32_t tokens = 0;
-  for (int32_t pass = stretch.first_pass; pass < stretch.end_pass; ++pass) tokens += stretch.Size(pass);
+  for (int32_t pass = stretch.first_pass; pass < stretch.end_pass; ++pass) {
+    if (stretch.Has(pass)) tokens += stretch.tiles[stretch.Tile(pass)]->sizes[threadIdx.x % kClusterTile];
+  }
   tokens = __reduce_add_sync(kAllLanes, tokens);
   if (threadIdx.x % 32 == 0) atomicAdd(&memory.own_better.tokens, tokens);
   ClusterSync();
@@ -371,20 +422,33 @@ __device__ __forceinline__ void TakeEverything(const Stretch<kHeadDim>& stretch,
   ClusterArrive();
 }
 
+template <int kHeadDim>
+__device__ __forceinline__ Stretch<kHeadDim> StretchOf(const StepArgs& args, const HeadPlan& head, int h, int level,
+                                                       bool upper) {
+  const int64_t first_tile = head.first_tile[level];
+  Stretch<kHeadDim> stretch;
+  stretch.tiles = TilesOf<kHeadDim>(args, head, level, upper);
+  stretch.n_tiles = level == 0 && upper ? args.scores[1].selected[h].opened : head.n_tiles[level];
+  const int32_t passes = (stretch.n_tiles + kPassTiles - 1) / kPassTiles;
+  stretch.first_pass = static_cast<int32_t>(Cut(passes, ClusterRank(), ClusterSize()));
+  stretch.end_pass = static_cast<int32_t>(Cut(passes, ClusterRank() + 1, ClusterSize()));
+  stretch.scores = ScoresFrom(args.scores[level], first_tile, args.group);
+  return stretch;
+}
+
 // Grid [heads * CTAs of a thread-block cluster].
 template <int kHeadDim>
 __global__ void __launch_bounds__(kSelectThreads) SelectKernel(const StepArgs args, int level) {
   __shared__ SelectMemory memory;
   const int rank = ClusterRank();
-  const int ctas = ClusterSize();
-  const int h = blockIdx.x / ctas;
+  const int h = blockIdx.x / ClusterSize();
+  for (int i = threadIdx.x; i < kBins; i += kSelectThreads) memory.bins[i] = 0;
   WaitForInputs();
   LetNextKernelStart();
   if (h >= args.size->heads) return;  // the whole cluster
   const HeadPlan& head = args.heads[h];
-  const LevelScores& scores = args.scores[level];
   const HeadBudget budget = PlanBudget(args, head);
-  Selection* to = scores.selected + h;
+  Selection* to = args.scores[level].selected + h;
   if (level == 1 && !budget.upper) {
     if (rank == 0 && threadIdx.x == 0) {
       to->tiles = 0;
@@ -392,50 +456,42 @@ __global__ void __launch_bounds__(kSelectThreads) SelectKernel(const StepArgs ar
     }
     return;
   }
-  const int64_t first_tile = head.first_tile[level];
-  Stretch<kHeadDim> stretch;
-  stretch.tiles = TilesOf<kHeadDim>(args, head, level, budget.upper);
-  stretch.n_tiles = level == 0 && budget.upper ? args.scores[1].selected[h].opened : head.n_tiles[level];
-  const int32_t passes = (stretch.n_tiles + kPassTiles - 1) / kPassTiles;
-  stretch.first_pass = passes * rank / ctas;
-  stretch.end_pass = passes * (rank + 1) / ctas;
-  stretch.keys = scores.keys + first_tile * kClusterTile;
-
-  const std::byte** addresses = args.addresses + head.first_address;
-  if (level == 0) ListSteadyTokens<kHeadDim>(args, head, addresses);
+  const Stretch<kHeadDim> stretch = StretchOf<kHeadDim>(args, head, h, level, budget.upper);
   const bool everything = level == 0 && budget.everything;
-  Place estimated_end = kAllPlaces;
   if (everything) {
     TakeEverything(stretch, memory);
   } else {
-    const bool by_clusters = level == 0 && args.budget.by_clusters != 0;
-    MergeHeadSums(args, scores, first_tile, stretch.n_tiles, rank == 0, to, memory);
-    RankStretch(args, scores, first_tile, stretch, by_clusters, memory);
+    const bool by_clusters = level == 0 && args.rules.by_clusters != 0;
+    MergeHeadSums(args.group, stretch.scores.sums, stretch.n_tiles, rank == 0, to, memory);
+    RankStretch(args, stretch, by_clusters, memory);
     FindEnd(stretch, static_cast<uint32_t>(level == 0 ? budget.retrieve : budget.open_tokens), by_clusters, true,
             memory);
   }
   int64_t before = 0;
   Tally all = {0, 0};
-  for (int r = 0; r < ctas; ++r) {
+  for (int r = 0; r < ClusterSize(); ++r) {
     if (r < rank) before += level == 0 ? memory.taken[r].tokens : memory.taken[r].clusters;
     all.tokens += memory.taken[r].tokens;
     all.clusters += memory.taken[r].clusters;
   }
   const Place end = memory.end;
-  if (level == 0) {
-    ListTokens(stretch, everything, addresses + budget.steady_tokens + before, memory);
+  const std::byte** addresses = args.addresses + head.first_address;
+  if (everything) {
+    ListAllTokens(stretch, addresses + budget.steady_tokens + before, memory);
+  } else if (level == 0) {
+    ListTokens(stretch, addresses + budget.steady_tokens + before, memory);
   } else {
     ListTiles(stretch, args.opened + head.first_tile[0] + before, memory);
   }
+  if (level == 0) ListSteadyTokens<kHeadDim>(args, head, addresses);
   ClusterWait();
-  if (!everything && args.budget.estimate_share < 1) {
+  Place estimated_end = kAllPlaces;
+  const int64_t last = all.clusters + head.estimate[level];
+  if (!everything && last < stretch.n_tiles * int64_t{kClusterTile}) {
     // The retrieved clusters are the first of the order, so the estimated ones end at this rank.
-    const int64_t last = all.clusters + EstimateBudget(args, head, level);
-    if (last < stretch.n_tiles * int64_t{kClusterTile}) {
-      FindEnd(stretch, static_cast<uint32_t>(last), true, false, memory);
-      estimated_end = memory.end;
-      ClusterWait();
-    }
+    FindEnd(stretch, static_cast<uint32_t>(last), true, false, memory);
+    estimated_end = memory.end;
+    ClusterWait();
   }
   if (rank == 0 && threadIdx.x == 0) {
     to->retrieved_end = end;

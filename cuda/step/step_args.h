@@ -37,32 +37,35 @@ struct BlockSums {
   float ranks;  // sum exp(rank - max_rank); under kMass of the logits
 };
 
-struct LevelScores {
-  float* logits;        // [tiles, group, kClusterTile]
-  float* widths;        // [tiles, group]: sigma of a cluster = its spread * width
-  BlockSums* sums;      // [tiles / kBlockTiles, group]
-  uint32_t* keys;       // [tiles, kClusterTile]: importance in units of 2^-20 nats below the highest possible
-  Selection* selected;  // [heads]
+struct ClusterShape {
+  float spread;
+  uint32_t size;  // 0: padding
 };
 
-// How much is read, for all heads.
-struct StepBudget {
-  int64_t retrieve_tokens;      // > 0: instead of the share
-  int64_t max_retrieve_tokens;  // > 0: ceiling
+struct LevelScores {
+  float* logits;          // [tiles, group, kClusterTile]
+  float* widths;          // [tiles, group]: sigma of a cluster = its spread * width
+  ClusterShape* shapes;   // [tiles, kClusterTile], of what is scored
+  const void** contents;  // [tiles]: TileRecord::content
+  BlockSums* sums;        // [tiles / kBlockTiles, group]
+  uint32_t* keys;         // [tiles, kClusterTile]: importance in units of 2^-20 nats below the highest possible
+  Selection* selected;    // [heads]
+};
+
+// Rules for all heads.
+struct StepRules {
   int64_t floor_tokens;
-  int64_t max_open_tokens;  // > 0: ceiling
-  float open_share;
-  float estimate_share;
   float kappa;
   int32_t by_clusters;  // BudgetUnit::kClusters
   int32_t by_mass;      // Ranking::kMass
   int32_t correct;
+  int32_t two_level;
 };
 
 struct StepArgs {
   const PlanSize* size;
   const HeadPlan* heads;
-  const ScoreBlock* blocks[kLevels];
+  const ScorePart* score_parts[kLevels];
   const Part* parts;
   const TokenRun* runs;
   const Tail* tails;
@@ -77,20 +80,18 @@ struct StepArgs {
   int64_t* list_tokens;         // [heads]
   float* states;                // of parts
   uint32_t* arrivals;           // [heads, query blocks], zero between steps
-  StepBudget budget;
+  StepRules rules;
   float scale;
   int32_t group;
   int32_t is_half;  // of queries, keys and values: float16, else bfloat16
-  int32_t two_level;
 };
 
 // How a step runs on this device.
 struct StepLaunch {
   int32_t head_dim;
-  int32_t heads;            // at most; grids are fixed, so that a graph serves every plan
-  int32_t blocks[kLevels];  // at most
-  int32_t parts;            // at most
-  int32_t multiprocessors;
+  int32_t heads;        // at most; grids are fixed, so that a graph serves every plan
+  int32_t score_parts;  // at most
+  int32_t parts;        // at most
   int32_t select_ctas;  // of a thread-block cluster
   cudaStream_t stream;
 };

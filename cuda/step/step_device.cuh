@@ -18,10 +18,15 @@ constexpr unsigned kAllLanes = 0xffffffffU;
 
 __device__ __forceinline__ float ClampLogit(float x) { return fminf(fmaxf(x, -FLT_MAX), FLT_MAX); }
 
-// exp(x - reference), 0 where x is -inf.
-__device__ __forceinline__ float ExpBelow(float x, float reference) {
-  return x == -INFINITY ? 0 : exp2f((x - reference) * kLog2E);
+// 2^x within 2 ulp; 0 for what is no normal number.
+__device__ __forceinline__ float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
+
+// exp(x - reference), 0 where x is -inf; the reference is finite.
+__device__ __forceinline__ float ExpBelow(float x, float reference) { return Exp2((x - reference) * kLog2E); }
 
 // Programmatic dependent launch: a kernel starts while the one before it ends, and waits here before it reads anything
 // that was written on the device in this step.
@@ -58,7 +63,7 @@ __device__ __forceinline__ void LoadEight(const void* queries, int64_t element, 
   }
 }
 
-// What one head reads. Twin of PlanBudget in lib/engine/retrieve.cc.
+// What one head reads in this step.
 struct HeadBudget {
   int64_t steady_tokens;
   int64_t retrieve;  // tokens or clusters
@@ -67,41 +72,21 @@ struct HeadBudget {
   bool upper;  // super-clusters are ranked first
 };
 
-__device__ __forceinline__ int64_t CeilShare(float share, int64_t count) {
-  return min(count, static_cast<int64_t>(ceil(static_cast<double>(share) * static_cast<double>(count))));
-}
-
 __device__ __forceinline__ HeadBudget PlanBudget(const StepArgs& args, const HeadPlan& head) {
-  const StepBudget& options = args.budget;
   HeadBudget budget = {};
   budget.steady_tokens = head.fixed_tokens + args.tails[head.tail].tokens;
-  const int64_t floor = max(int64_t{0}, options.floor_tokens - budget.steady_tokens);
-  int64_t tokens =
-      options.retrieve_tokens > 0 ? options.retrieve_tokens : CeilShare(head.retrieve_share, head.clustered_tokens);
-  if (options.max_retrieve_tokens > 0) tokens = min(tokens, options.max_retrieve_tokens);
-  const int64_t wanted = max(tokens, floor);
-  budget.everything = wanted >= head.clustered_tokens;
+  const int64_t floor = max(int64_t{0}, args.rules.floor_tokens - budget.steady_tokens);
+  const int64_t tokens = max(head.share_tokens, floor);
+  budget.everything = tokens >= head.clustered_tokens;
   if (budget.everything) return budget;
-  budget.retrieve = wanted;
-  budget.open_tokens = CeilShare(options.open_share, head.clustered_tokens);
-  if (options.max_open_tokens > 0) budget.open_tokens = min(budget.open_tokens, options.max_open_tokens);
-  budget.open_tokens = max(budget.open_tokens, min(head.clustered_tokens, 4 * wanted));
-  budget.upper = args.two_level != 0 && budget.open_tokens < head.clustered_tokens;
-  if (options.by_clusters == 0) return budget;
-  const double per_token =
-      static_cast<double>(head.clusters[0]) / static_cast<double>(max(int64_t{1}, head.clustered_tokens));
-  const int64_t by_share =
-      options.retrieve_tokens > 0 || options.max_retrieve_tokens > 0
-          ? llround(static_cast<double>(tokens) * per_token)
-          : llround(static_cast<double>(head.retrieve_share) * static_cast<double>(head.clusters[0]));
-  const auto by_floor = static_cast<int64_t>(ceil(static_cast<double>(floor) * per_token));
-  budget.retrieve = max(int64_t{1}, max(by_share, by_floor));
+  budget.open_tokens = max(head.open_tokens, min(head.clustered_tokens, 4 * tokens));
+  budget.upper = args.rules.two_level != 0 && budget.open_tokens < head.clustered_tokens;
+  budget.retrieve = tokens;
+  if (args.rules.by_clusters != 0) {
+    const int64_t by_floor = (floor * head.clusters + head.clustered_tokens - 1) / head.clustered_tokens;
+    budget.retrieve = max(int64_t{1}, max(head.share_clusters, by_floor));
+  }
   return budget;
-}
-
-// Clusters of a level that are estimated, besides those that are read.
-__device__ __forceinline__ int64_t EstimateBudget(const StepArgs& args, const HeadPlan& head, int level) {
-  return llround(static_cast<double>(args.budget.estimate_share) * static_cast<double>(head.clusters[level]));
 }
 
 // The records that the lower or upper level of a head ranks.
@@ -111,6 +96,20 @@ __device__ __forceinline__ const TileRecord<kHeadDim>* const* TilesOf(const Step
   const void* const* tiles = level == 0 && upper ? args.opened + head.first_tile[0] : head.tiles[level];
   return reinterpret_cast<const TileRecord<kHeadDim>* const*>(tiles);
 }
+
+// The score arrays from tile `tile` on, a multiple of kBlockTiles.
+__device__ __forceinline__ LevelScores ScoresFrom(LevelScores scores, int64_t tile, int32_t group) {
+  scores.logits += tile * group * kClusterTile;
+  scores.widths += tile * group;
+  scores.shapes += tile * kClusterTile;
+  scores.contents += tile;
+  scores.sums += tile / kBlockTiles * group;
+  scores.keys += tile * kClusterTile;
+  return scores;
+}
+
+// Where part `index` of `parts` of `count` things begins.
+__device__ __forceinline__ int64_t Cut(int64_t count, int32_t index, int32_t parts) { return count * index / parts; }
 
 // Launches with leave to start before its predecessor on the stream has ended, unless it is the `first` of a step.
 template <typename... Parameters>

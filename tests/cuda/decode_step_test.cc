@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -221,7 +222,8 @@ class StepTest {
     const std::vector<float> errors = scalars_[1]->Get();
     const std::vector<float> shares = scalars_[2]->Get();
     const int64_t d = test_.head_dim;
-    const double tolerance = test_.dtype == DType::kFloat16 ? 3e-3 : 1e-2;
+    // The estimate is weighed in bfloat16 whatever the storage is.
+    const double tolerance = test_.dtype == DType::kFloat16 ? 5e-3 : 1e-2;
     for (size_t head = 0; head < heads; ++head) {
       const HostSequence& sequence = *batch_[head / 2];
       const auto kv_head = static_cast<int32_t>(head % 2);
@@ -267,9 +269,10 @@ class StepTest {
 
 TEST(DecodeStepTest, EveryShape) {
   if (NoDevice()) GTEST_SKIP() << "no CUDA device";
+  const bool few = std::getenv("SWELL_FEW_SHAPES") != nullptr;  // under compute-sanitizer
   for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
     for (const int32_t head_dim : {64, 128, 256}) {
-      for (const int32_t group : {1, 3, 4, 5, 8, 11, 16}) {
+      for (const int32_t group : few ? std::vector<int32_t>{3, 16} : std::vector<int32_t>{1, 3, 4, 5, 8, 11, 16}) {
         StepTest test({head_dim, group, dtype, Share(0.05F), "share"}, 2, kSeed + head_dim + group);
         HostSequence first = test.Create({1100, 90});
         HostSequence second = test.Create({300});

@@ -134,7 +134,7 @@ std::vector<std::set<const std::byte*>> StepWorld::Listed(const DecodeStep& step
 std::vector<std::vector<const void*>> StepWorld::Opened(const DecodeStep& step, int32_t layer, size_t heads) {
   const StepArgs args = step.Args(layer);
   std::vector<std::vector<const void*>> opened(heads);
-  if (args.two_level == 0) return opened;
+  if (args.rules.two_level == 0) return opened;
   const auto plans = DeviceVector<HeadPlan>::ReadDevice(args.heads, heads);
   const auto selected = DeviceVector<Selection>::ReadDevice(args.scores[1].selected, heads);
   for (size_t h = 0; h < heads; ++h) {

@@ -1,0 +1,86 @@
+// Decode steps of one layer on the device: 8 KV heads, group 4, head_dim 128, bfloat16, default options, all in device
+// memory. Prints a table.
+//
+// usage: gpu_bench [--sdpa FILE] [TOKENS:BATCH ...]
+// FILE has lines "TOKENS BATCH US": times of PyTorch's attention in the same run.
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bench/gpu/baselines.h"
+#include "bench/gpu/step_timing.h"
+#include "bench/gpu/timing.h"
+#include "cuda/device/device.h"
+
+namespace {
+
+using Size = std::pair<int64_t, int32_t>;  // tokens, batch
+
+std::map<Size, double> ReadTimes(const char* path) {
+  std::map<Size, double> times;
+  std::ifstream file(path);
+  int64_t tokens = 0;
+  int32_t batch = 0;
+  double us = 0;
+  while (file >> tokens >> batch >> us) times[{tokens, batch}] = us;
+  return times;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace swell;
+  std::map<Size, double> sdpa;
+  std::vector<Size> sizes;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--sdpa") == 0 && i + 1 < argc) {
+      sdpa = ReadTimes(argv[++i]);
+      continue;
+    }
+    long long tokens = 0;
+    int batch = 0;
+    if (std::sscanf(argv[i], "%lld:%d", &tokens, &batch) != 2 || tokens < 1 || batch < 1 ||
+        tokens % bench::kSegmentTokens != 0) {
+      std::fprintf(stderr, "usage: gpu_bench [--sdpa FILE] [TOKENS:BATCH ...]; TOKENS a multiple of 2048\n");
+      return 2;
+    }
+    sizes.emplace_back(tokens, batch);
+  }
+  if (sizes.empty()) sizes = {{131072, 1}, {131072, 4}, {131072, 16}, {1048576, 1}, {1048576, 4}};
+  const auto info = cuda::GetDeviceInfo(0);
+  bench::Check(info.status());
+  const double bandwidth = bench::ReadBandwidth();
+  std::printf("%s, %d multiprocessors, reads %.2f TB/s\n\n", info->name.c_str(), info->multiprocessors,
+              bandwidth / 1000);
+  std::printf(
+      "| context, batch | step us | PyTorch SDPA us | own exact us | SDPA / step | bytes' time us | step / bytes' time "
+      "| after each stage us | tokens read | error, predicted |\n");
+  std::printf("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
+  std::unique_ptr<bench::SyntheticLayer> content;
+  int64_t content_tokens = 0;
+  for (const auto& [tokens, batch] : sizes) {
+    if (content_tokens != tokens) content = std::make_unique<bench::SyntheticLayer>(tokens);
+    content_tokens = tokens;
+    const double full = bench::FullAttention(tokens, batch);
+    const bench::StepTimes times = bench::TimeStep(*content, tokens, batch);
+    const double roof = times.bytes / bandwidth / 1000;
+    std::string stages;
+    for (int i = 0; i < times.stages; ++i) {
+      char text[32];
+      std::snprintf(text, sizeof(text), "%s%.1f", i > 0 ? ", " : "", times.stages_us[i]);
+      stages += text;
+    }
+    const auto found = sdpa.find({tokens, batch});
+    const double reference = found != sdpa.end() ? found->second : 0;
+    std::printf("| %lldK, %d | %.1f | %.0f | %.0f | %.1f | %.1f | %.2f | %s | %.0f | %.3f, %.3f |\n",
+                static_cast<long long>(tokens / 1024), batch, times.step_us, reference, full, reference / times.step_us,
+                roof, times.step_us / roof, stages.c_str(), times.tokens_read, times.error, times.predicted_error);
+    std::fflush(stdout);
+  }
+  return 0;
+}

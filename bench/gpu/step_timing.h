@@ -1,0 +1,28 @@
+// Times of one decode step of a layer on a synthetic context.
+#ifndef SWELL_BENCH_GPU_STEP_TIMING_H_
+#define SWELL_BENCH_GPU_STEP_TIMING_H_
+
+#include <cstdint>
+
+#include "bench/gpu/synthetic_layer.h"
+#include "swell/engine.h"
+
+namespace swell::bench {
+
+struct StepTimes {
+  double step_us = 0;
+  // The step cut off after each stage: scores, selection, and for two levels those of super-clusters before.
+  double stages_us[4] = {};
+  int stages = 0;
+  double bytes = 0;            // that a step must read
+  double tokens_read = 0;      // of a KV head, exactly
+  double error = 0;            // relative, against reading everything, mean
+  double predicted_error = 0;  // mean
+};
+
+// `tokens` in each of `batch` sequences, default options; layers in rotation until a round is four times the L2 cache.
+StepTimes TimeStep(const SyntheticLayer& content, int64_t tokens, int32_t batch);
+
+}  // namespace swell::bench
+
+#endif  // SWELL_BENCH_GPU_STEP_TIMING_H_
