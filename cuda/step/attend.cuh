@@ -123,38 +123,53 @@ __device__ __forceinline__ void AddBytePairs(const uint32_t (&words)[4], const u
   }
 }
 
-// Adds the sixteen rows of the queue from `first` on, each times its coefficients.
+// Sixteen rows with their coefficients, as a lane holds them: loaded in one turn, multiplied in the next, so that work
+// goes on while they come.
 template <int kHeadDim, int kBlocks>
-__device__ __forceinline__ void AddRows(const RowQueue& queue, int first, int lane,
-                                        AttendState<kHeadDim, kBlocks>& state) {
+struct LaneRows {
+  uint2 values[4][kHeadDim / 64];
+  uint32_t weights[kBlocks][2];
+};
+
+// Starts to load the sixteen rows of the queue from `first` on.
+template <int kHeadDim, int kBlocks>
+__device__ __forceinline__ void LoadRows(const RowQueue& queue, int first, int lane,
+                                         LaneRows<kHeadDim, kBlocks>& rows) {
   const int g = lane / 4;
   const int t = lane % 4;
   const int slots[4] = {first + 2 * t, first + 2 * t + 1, first + 2 * t + 8, first + 2 * t + 9};
-  uint2 values[4][kHeadDim / 64];
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     const int8_t* row = queue.rows[slots[k]];
 #pragma unroll
     for (int i = 0; i < kHeadDim / 64; ++i) {
-      values[k][i] = __ldg(reinterpret_cast<const uint2*>(row + 64 * i) + g);
-      values[k][i].x ^= 0x80808080U;
-      values[k][i].y ^= 0x80808080U;
+      rows.values[k][i] = __ldg(reinterpret_cast<const uint2*>(row + 64 * i) + g);
     }
   }
-  uint32_t weights[kBlocks][2];
 #pragma unroll
   for (int b = 0; b < kBlocks; ++b) {
-    weights[b][0] = *reinterpret_cast<const uint32_t*>(&queue.coefficients[kColumns * b + g][slots[0]]);
-    weights[b][1] = *reinterpret_cast<const uint32_t*>(&queue.coefficients[kColumns * b + g][slots[2]]);
+    rows.weights[b][0] = *reinterpret_cast<const uint32_t*>(&queue.coefficients[kColumns * b + g][slots[0]]);
+    rows.weights[b][1] = *reinterpret_cast<const uint32_t*>(&queue.coefficients[kColumns * b + g][slots[2]]);
   }
+}
+
+// Adds the rows, each times its coefficients.
+template <int kHeadDim, int kBlocks>
+__device__ __forceinline__ void AddRows(const LaneRows<kHeadDim, kBlocks>& rows,
+                                        AttendState<kHeadDim, kBlocks>& state) {
+  constexpr uint32_t kBias = 0x80808080;
 #pragma unroll
   for (int i = 0; i < kHeadDim / 64; ++i) {
-    const uint32_t low[4] = {values[0][i].x, values[1][i].x, values[2][i].x, values[3][i].x};
-    const uint32_t high[4] = {values[0][i].y, values[1][i].y, values[2][i].y, values[3][i].y};
-    AddBytePairs<0>(low, weights, 4 * i, state);
-    AddBytePairs<2>(low, weights, 4 * i + 1, state);
-    AddBytePairs<0>(high, weights, 4 * i + 2, state);
-    AddBytePairs<2>(high, weights, 4 * i + 3, state);
+    uint32_t low[4], high[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      low[k] = rows.values[k][i].x ^ kBias;
+      high[k] = rows.values[k][i].y ^ kBias;
+    }
+    AddBytePairs<0>(low, rows.weights, 4 * i, state);
+    AddBytePairs<2>(low, rows.weights, 4 * i + 1, state);
+    AddBytePairs<0>(high, rows.weights, 4 * i + 2, state);
+    AddBytePairs<2>(high, rows.weights, 4 * i + 3, state);
   }
 }
 
@@ -248,6 +263,8 @@ __device__ __forceinline__ void EstimatePart(const Task& task, const EstimateLev
   const bool has_tile = lane < in_pass * task.queries;
   int first = 0;  // of the queue, a multiple of 16
   int waiting = 0;
+  LaneRows<kHeadDim, kBlocks> rows;
+  bool loaded = false;
   const auto end = static_cast<int32_t>(Cut(level.n_tiles, task.index + 1, task.parts));
   auto base = static_cast<int32_t>(Cut(level.n_tiles, task.index, task.parts)) + warp * in_pass;
   for (; base < end; base += kEstimateWarps * in_pass) {
@@ -278,20 +295,24 @@ __device__ __forceinline__ void EstimatePart(const Task& task, const EstimateLev
       waiting += __popc(leaders);
       __syncwarp();
       while (waiting >= 16) {
-        AddRows(queue, first, lane, state);
+        if (loaded) AddRows(rows, state);
+        LoadRows(queue, first, lane, rows);
+        loaded = true;
         first = (first + 16) % kQueueRows;
         waiting -= 16;
         __syncwarp();
       }
     }
   }
+  if (loaded) AddRows(rows, state);
   if (waiting == 0) return;
   for (int i = waiting + lane; i < 16; i += 32) {  // the first row again, times nothing
     queue.rows[first + i] = queue.rows[first];
     for (int k = 0; k < 2 * QueriesOf(kBlocks); ++k) queue.coefficients[k][first + i] = __float2bfloat16(0);
   }
   __syncwarp();
-  AddRows(queue, first, lane, state);
+  LoadRows(queue, first, lane, rows);
+  AddRows(rows, state);
   __syncwarp();
 }
 
@@ -452,23 +473,32 @@ __device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& tas
   };
   int64_t tile = Cut(tiles, task.index, task.parts) + warp;
   const std::byte* next = address_of(tile);
-  for (; tile < end; tile += warps) {
-    const std::byte* address = next;
-    next = address_of(tile + warps);
-    uint4 keys[2][kHeadDim / 32];
-    uint4 values[4][kHeadDim / 64];
+  if (tile >= end) return;
+  uint4 keys[2][kHeadDim / 32];
+  uint4 values[4][kHeadDim / 64];
+  const auto load_keys = [&](const std::byte* address) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       const std::byte* record = ShuffleAddress(address, 8 * n + g);
 #pragma unroll
       for (int j = 0; j < kHeadDim / 32; ++j) keys[n][j] = LoadOnce(record + 64 * j + 16 * t);
     }
+  };
+  const auto load_values = [&](const std::byte* address) {
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       const std::byte* record = ShuffleAddress(address, 2 * t + k / 2 * 8 + k % 2) + 2 * kHeadDim;
 #pragma unroll
       for (int i = 0; i < kHeadDim / 64; ++i) values[k][i] = LoadOnce(record + 128 * i + 16 * g);
     }
+  };
+  load_keys(next);
+  load_values(next);
+  next = address_of(tile + warps);
+  for (; tile < end; tile += warps) {
+    // Keys and values of the next tile are asked for as soon as this one's are used.
+    const bool more = tile + warps < end;
+    const std::byte* after = address_of(tile + 2 * warps);
     float scores[2][4] = {};
 #pragma unroll
     for (int j = 0; j < kHeadDim / 32; ++j) {
@@ -479,9 +509,12 @@ __device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& tas
         Mma<T>::Run(scores[n], query.z, 0, query.w, 0, keys[n][j].z, keys[n][j].w);
       }
     }
+    if (more) load_keys(next);
     const auto left = static_cast<int>(min(int64_t{kTokenTile}, tokens - tile * kTokenTile));
     SoftmaxTile(args.scale * kLog2E, left, task.queries, scores, state);
     AddValues<T>(scores, values, state);
+    if (more) load_values(next);
+    next = after;
   }
   state.sum += __shfl_xor_sync(kAllLanes, state.sum, 1);
   state.sum += __shfl_xor_sync(kAllLanes, state.sum, 2);
@@ -578,6 +611,7 @@ __device__ __forceinline__ void ReadParts(const PartState<kHeadDim, kBlocks>* pa
   max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, 2));
   state = {};
   state.max = max;
+#pragma unroll 2
   for (int32_t p = warp; p < n_parts; p += kAttendWarps) {
     const PartState<kHeadDim, kBlocks>& part = parts[p];
     const float of_part = __ldcg(&part.max[row]);

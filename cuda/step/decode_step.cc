@@ -53,15 +53,15 @@ Status CheckOptions(const DecodeStepOptions& options, const Sequences* sequences
   return OkStatus();
 }
 
-// Room for the batches that the options allow: a quarter more clusters than the mean says, short last tiles and blocks.
+// Room for the batches that the options allow: a quarter more clusters than the mean says, and short last tiles.
 PlanLimits LimitsOf(const DecodeStepOptions& options, const SequencesOptions& sequences) {
   const RetrievalOptions& retrieval = options.retrieval;
   PlanLimits limits;
   limits.heads = options.max_batch * sequences.kv_heads;
   const int64_t tile_tokens = int64_t{kClusterTile} * options.cluster_tokens;
-  const int64_t tiles = options.max_tokens / tile_tokens * 5 / 4 + 2 * kBlockTiles * options.max_batch;
+  const int64_t tiles = options.max_tokens / tile_tokens * 5 / 4 + int64_t{32} * options.max_batch;
   limits.tiles[0] = tiles * sequences.kv_heads;
-  limits.tiles[1] = (tiles / 2 + 2 * kBlockTiles * options.max_batch) * sequences.kv_heads;
+  limits.tiles[1] = (tiles / 2 + int64_t{32} * options.max_batch) * sequences.kv_heads;
   float share = retrieval.retrieve_share;
   for (const BudgetOverride& entry : retrieval.overrides) share = std::max(share, entry.retrieve_share);
   const bool bounded = retrieval.unit == BudgetUnit::kTokens && retrieval.retrieve_tokens == 0;
@@ -152,7 +152,7 @@ Status DecodeStep::AllocateWorkspace() {
       scores.widths = carver.Take<float>(tiles * group);
       scores.shapes = carver.Take<ClusterShape>(tiles * kClusterTile);
       scores.contents = carver.Take<const void*>(tiles);
-      scores.sums = carver.Take<BlockSums>(tiles / kBlockTiles * group);
+      scores.sums = carver.Take<PartSums>(planning_.limits.score_parts * group);
       scores.keys = carver.Take<uint32_t>(tiles * kClusterTile);
       scores.selected = carver.Take<Selection>(planning_.limits.heads);
     }

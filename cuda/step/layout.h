@@ -13,8 +13,7 @@
 
 namespace swell::cuda {
 
-constexpr int kLevels = 2;       // clusters, super-clusters
-constexpr int kBlockTiles = 16;  // tiles that one CTA scores together
+constexpr int kLevels = 2;  // clusters, super-clusters
 // Clusters of a KV head, padding included: their numbers have 22 bits in the order of selection.
 constexpr int64_t kMaxHeadTiles = (int64_t{1} << 22) / kClusterTile;
 
@@ -40,7 +39,7 @@ struct alignas(128) TileRecord {
   const void* content;
   const int8_t* value_means;  // [16, head_dim], of the clusters
   float mean_scale;           // mean value of all tokens of the tile = mean_scale * mean
-  float value_scales[kClusterTile];
+  alignas(16) float value_scales[kClusterTile];
   float energies[kClusterTile];
   int8_t mean[kHeadDim];
 };
@@ -63,7 +62,7 @@ struct Tail {
 struct HeadPlan {
   const void* const* tiles[kLevels];  // its tile records, in the order of the sequence
   int32_t n_tiles[kLevels];
-  int64_t first_tile[kLevels];  // place of its tiles in the score arrays, a multiple of kBlockTiles
+  int64_t first_tile[kLevels];  // place of its tiles in the score arrays
   int64_t estimate[kLevels];    // clusters to estimate, besides those that are read
   int64_t clustered_tokens;
   int64_t clusters;
@@ -72,6 +71,8 @@ struct HeadPlan {
   int64_t open_tokens;     // of super-clusters to open, at least
   int64_t first_address;   // of its list of token records
   int64_t fixed_tokens;    // of its runs
+  int32_t first_score_part[kLevels];
+  int32_t n_score_parts[kLevels];
   int32_t first_run;
   int32_t tail;  // number of its Tail
   int32_t kv_head;

@@ -9,8 +9,6 @@
 namespace swell::cuda {
 namespace {
 
-int64_t RoundUpToBlocks(int64_t tiles) { return (tiles + kBlockTiles - 1) / kBlockTiles * kBlockTiles; }
-
 float RetrieveShare(const RetrievalOptions& retrieval, int32_t layer, int32_t kv_head) {
   float share = retrieval.retrieve_share;
   for (const BudgetOverride& entry : retrieval.overrides) {
@@ -93,12 +91,15 @@ class Planner {
     };
     double all = 0;
     for (const HeadPlan& head : plan_.heads) all += static_cast<double>(tiles_of(head));
+    constexpr int64_t kLeastTiles = 4;  // of a part: one a warp
     for (size_t h = 0; h < plan_.heads.size(); ++h) {
-      const HeadPlan& head = plan_.heads[h];
+      HeadPlan& head = plan_.heads[h];
       if (tiles_of(head) == 0) continue;
       const auto share = static_cast<int64_t>(options_.wanted_score_parts * static_cast<double>(tiles_of(head)) / all);
       const auto count =
-          static_cast<int32_t>(std::clamp<int64_t>(share, 1, RoundUpToBlocks(tiles_of(head)) / kBlockTiles));
+          static_cast<int32_t>(std::clamp<int64_t>(share, 1, (tiles_of(head) + kLeastTiles - 1) / kLeastTiles));
+      head.first_score_part[level] = static_cast<int32_t>(plan_.score_parts[level].size());
+      head.n_score_parts[level] = count;
       for (int32_t i = 0; i < count; ++i) {
         plan_.score_parts[level].push_back(
             {head.tiles[level], head.first_tile[level], head.n_tiles[level], static_cast<int32_t>(h), i, count});
@@ -161,7 +162,7 @@ class Planner {
       }
     }
     head.n_tiles[level] = static_cast<int32_t>(plan_.tiles.size() - first);
-    places_[level] += RoundUpToBlocks(head.n_tiles[level]);
+    places_[level] += head.n_tiles[level];
   }
 
   const PlanOptions& options_;

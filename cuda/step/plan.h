@@ -25,8 +25,8 @@ struct PlanSequence {
 // How many there may be of everything, over the whole batch.
 struct PlanLimits {
   int32_t heads = 0;
-  int64_t tiles[kLevels] = {};  // those of each head rounded up to whole blocks
-  int64_t addresses = 0;        // of token records that are read
+  int64_t tiles[kLevels] = {};
+  int64_t addresses = 0;  // of token records that are read
   int32_t runs = 0;
   int32_t score_parts = 0;
   int32_t parts = 0;

@@ -11,7 +11,20 @@
 namespace swell::cuda {
 
 constexpr int kScoreWarps = 4;
-constexpr int kWarpTiles = kBlockTiles / kScoreWarps;
+constexpr int kStages = 4;  // tiles of a warp that are under way
+
+// The part of a record that scoring reads, in shared memory.
+template <int kHeadDim>
+struct alignas(16) ScoredRecord {
+  int8_t centroids[kHeadDim / 32][32][16];
+  float scales[kClusterTile];
+  float spreads[kClusterTile];
+  uint32_t sizes[kClusterTile];
+  const Frame<kHeadDim>* frame;
+  const void* content;
+};
+static_assert(offsetof(TileRecord<64>, content) == offsetof(ScoredRecord<64>, content));
+static_assert(offsetof(TileRecord<256>, content) == offsetof(ScoredRecord<256>, content));
 
 // D += A B of m16n8k32, signed bytes. A's rows g and g + 8 and B's column g of lane (g, t) are four bytes at 4 t and
 // four at 16 + 4 t; D: d0, d1 (g; 2t, 2t+1), d2, d3 (g+8; 2t, 2t+1).
@@ -122,110 +135,111 @@ __device__ __forceinline__ void MergeSums(float from_max, float from_sum, float&
   max = larger;
 }
 
-__device__ __forceinline__ void MergeBlockSums(const BlockSums& from, BlockSums& into) {
+__device__ __forceinline__ void MergePartSums(const PartSums& from, PartSums& into) {
   MergeSums(from.max_logit, from.mass, into.max_logit, into.mass);
   MergeSums(from.max_rank, from.ranks, into.max_rank, into.ranks);
 }
 
 // Finite, so that differences are numbers.
-constexpr BlockSums kNoSums = {-FLT_MAX, 0, -FLT_MAX, 0};
+constexpr PartSums kNoSums = {-FLT_MAX, 0, -FLT_MAX, 0};
 
-// What a lane holds of a tile: its part of the centroids and clusters 2 g and 2 g + 1.
+// Starts the copy of a record by the warp; a null one makes an empty group of copies.
 template <int kHeadDim>
-struct LaneTile {
-  uint4 centroids[kHeadDim / 32];
-  float2 scales, spreads;
-  uint2 sizes;
-  const Frame<kHeadDim>* frame;
-  const void* content;
-};
-
-template <int kHeadDim>
-__device__ __forceinline__ void LoadTile(const TileRecord<kHeadDim>* record, int lane, LaneTile<kHeadDim>& tile) {
+__device__ __forceinline__ void StartCopy(const void* record, int lane, ScoredRecord<kHeadDim>* to) {
+  if (record != nullptr) {
+    const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    const auto* from = static_cast<const std::byte*>(record);
 #pragma unroll
-  for (int s = 0; s < kHeadDim / 32; ++s) tile.centroids[s] = LoadOnce(record->centroids[s][lane]);
-  tile.scales = __ldg(reinterpret_cast<const float2*>(record->scales) + lane / 4);
-  tile.spreads = __ldg(reinterpret_cast<const float2*>(record->spreads) + lane / 4);
-  tile.sizes = __ldg(reinterpret_cast<const uint2*>(record->sizes) + lane / 4);
-  tile.frame = record->frame;
-  tile.content = record->content;
+    for (uint32_t i = 16 * lane; i < sizeof(ScoredRecord<kHeadDim>); i += 16 * 32) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared + i), "l"(from + i) : "memory");
+    }
+  }
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Waits for all but the latest `kLeft` groups of copies.
+template <int kLeft>
+__device__ __forceinline__ void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+  __syncwarp();
 }
 
 // Writes the scores of one tile, at place `to` of the score arrays, and adds them to `sums`.
 template <int kHeadDim, int kQuads>
-__device__ __forceinline__ void ScoreTile(const StepArgs& args, int level, const LaneTile<kHeadDim>& tile,
+__device__ __forceinline__ void ScoreTile(const StepArgs& args, int level, const ScoredRecord<kHeadDim>& tile,
                                           const QueryColumns<kHeadDim, kQuads>& columns,
                                           const FrameTerms<kQuads>& terms, int64_t to, int lane,
-                                          BlockSums (&sums)[kQuads]) {
+                                          PartSums (&sums)[kQuads]) {
   const LevelScores& scores = args.scores[level];
   const int g = lane / 4;
   const int t = lane % 4;
   const float kappa = args.rules.by_mass != 0 ? 0 : args.rules.kappa;
-  const bool has_x = tile.sizes.x > 0;
-  const bool has_y = tile.sizes.y > 0;
+  // Of clusters 2 g and 2 g + 1.
+  const float2 scales = reinterpret_cast<const float2*>(tile.scales)[g];
+  const float2 spreads = reinterpret_cast<const float2*>(tile.spreads)[g];
+  const uint2 sizes = reinterpret_cast<const uint2*>(tile.sizes)[g];
 #pragma unroll
   for (int q = 0; q < kQuads; ++q) {
     int dots[4] = {};
 #pragma unroll
     for (int s = 0; s < kHeadDim / 32; ++s) {
-      MmaBytes(dots, tile.centroids[s], columns.bytes[q][s][0], columns.bytes[q][s][1]);
+      MmaBytes(dots, *reinterpret_cast<const uint4*>(tile.centroids[s][lane]), columns.bytes[q][s][0],
+               columns.bytes[q][s][1]);
     }
     const int query = 4 * q + t;
     float2 logits;
     logits.x = static_cast<float>(128 * dots[0] + dots[1]);
     logits.y = static_cast<float>(128 * dots[2] + dots[3]);
-    logits.x = ClampLogit(args.scale * (tile.scales.x * (columns.steps[q] * logits.x) + terms.centers[q]));
-    logits.y = ClampLogit(args.scale * (tile.scales.y * (columns.steps[q] * logits.y) + terms.centers[q]));
+    logits.x = ClampLogit(args.scale * (scales.x * (columns.steps[q] * logits.x) + terms.centers[q]));
+    logits.y = ClampLogit(args.scale * (scales.y * (columns.steps[q] * logits.y) + terms.centers[q]));
     if (query < args.group) {
       *reinterpret_cast<float2*>(scores.logits + (to * args.group + query) * kClusterTile + 2 * g) = logits;
       if (g == 0) scores.widths[to * args.group + query] = terms.widths[q];
     }
-    const float x = has_x ? logits.x : -INFINITY;
-    const float y = has_y ? logits.y : -INFINITY;
-    AddPair(x, static_cast<float>(tile.sizes.x), y, static_cast<float>(tile.sizes.y), sums[q].max_logit, sums[q].mass);
-    AddPair(fminf(x + kappa * ClampLogit(tile.spreads.x * terms.widths[q]), FLT_MAX), 1,
-            fminf(y + kappa * ClampLogit(tile.spreads.y * terms.widths[q]), FLT_MAX), 1, sums[q].max_rank,
-            sums[q].ranks);
+    const float x = sizes.x > 0 ? logits.x : -INFINITY;
+    const float y = sizes.y > 0 ? logits.y : -INFINITY;
+    AddPair(x, static_cast<float>(sizes.x), y, static_cast<float>(sizes.y), sums[q].max_logit, sums[q].mass);
+    AddPair(fminf(x + kappa * ClampLogit(spreads.x * terms.widths[q]), FLT_MAX), 1,
+            fminf(y + kappa * ClampLogit(spreads.y * terms.widths[q]), FLT_MAX), 1, sums[q].max_rank, sums[q].ranks);
   }
   if (t == 0) {
     *reinterpret_cast<uint4*>(scores.shapes + to * kClusterTile + 2 * g) =
-        make_uint4(__float_as_uint(tile.spreads.x), tile.sizes.x, __float_as_uint(tile.spreads.y), tile.sizes.y);
+        make_uint4(__float_as_uint(spreads.x), sizes.x, __float_as_uint(spreads.y), sizes.y);
   }
   if (lane == 0) scores.contents[to] = tile.content;
 }
 
 // Reduces the sums of a warp over its clusters, then those of the CTA's warps, and writes them at `to` [group].
 template <int kQuads>
-__device__ __forceinline__ void WriteBlockSums(int group, BlockSums (&sums)[kQuads], BlockSums* to) {
-  __shared__ BlockSums of_warps[kScoreWarps][4 * kQuads];
+__device__ __forceinline__ void WriteSums(int group, PartSums (&sums)[kQuads], PartSums* to) {
+  __shared__ PartSums of_warps[kScoreWarps][4 * kQuads];
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int q = 0; q < kQuads; ++q) {
 #pragma unroll
     for (int step = 4; step < 32; step *= 2) {
-      BlockSums other;
+      PartSums other;
       other.max_logit = __shfl_xor_sync(kAllLanes, sums[q].max_logit, step);
       other.mass = __shfl_xor_sync(kAllLanes, sums[q].mass, step);
       other.max_rank = __shfl_xor_sync(kAllLanes, sums[q].max_rank, step);
       other.ranks = __shfl_xor_sync(kAllLanes, sums[q].ranks, step);
-      MergeBlockSums(other, sums[q]);
+      MergePartSums(other, sums[q]);
     }
     if (lane < 4) of_warps[threadIdx.x / 32][4 * q + lane] = sums[q];
   }
   __syncthreads();
   if (threadIdx.x < group) {
-    BlockSums all = of_warps[0][threadIdx.x];
-    for (int w = 1; w < kScoreWarps; ++w) MergeBlockSums(of_warps[w][threadIdx.x], all);
+    PartSums all = of_warps[0][threadIdx.x];
+    for (int w = 1; w < kScoreWarps; ++w) MergePartSums(of_warps[w][threadIdx.x], all);
     to[threadIdx.x] = all;
   }
-  __syncthreads();
 }
 
-// Grid [parts of the level].
+// Grid [parts of the level]; dynamic shared memory: kStages records a warp.
 template <int kHeadDim, int kQuads>
 __global__ void __launch_bounds__(32 * kScoreWarps, kHeadDim* kQuads > 256 ? 2 : 4)
     ScoreKernel(const StepArgs args, int level) {
-  constexpr int kInFlight = kHeadDim > 128 ? 2 : kWarpTiles;
+  extern __shared__ uint4 stages[];
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   WaitForInputs();
@@ -243,39 +257,38 @@ __global__ void __launch_bounds__(32 * kScoreWarps, kHeadDim* kQuads > 256 ? 2 :
       n_tiles = opened;
     }
   }
-  const int32_t blocks = (n_tiles + kBlockTiles - 1) / kBlockTiles;
-  const auto first_block = static_cast<int32_t>(Cut(blocks, part.index, part.count));
-  const auto end_block = static_cast<int32_t>(Cut(blocks, part.index + 1, part.count));
+  const int32_t shares = part.count * kScoreWarps;
+  const auto first = static_cast<int32_t>(Cut(n_tiles, part.index * kScoreWarps + warp, shares));
+  const auto end = static_cast<int32_t>(Cut(n_tiles, part.index * kScoreWarps + warp + 1, shares));
+  auto* ring = reinterpret_cast<ScoredRecord<kHeadDim>*>(stages) + warp * kStages;
+  // Lane i knows the record of tile `first` + i, later those of the next 32.
+  const void* record = first + lane < end ? tiles[first + lane] : nullptr;
+  const auto start = [&](int32_t tile) {
+    const int32_t i = (tile - first) % 32;
+    if (i == 0 && tile > first) record = tile + lane < end ? tiles[tile + lane] : nullptr;
+    const auto bits = __shfl_sync(kAllLanes, reinterpret_cast<unsigned long long>(record), i);
+    StartCopy(tile < end ? reinterpret_cast<const void*>(bits) : nullptr, lane, ring + (tile - first) % kStages);
+  };
+  for (int32_t i = 0; i < kStages - 1; ++i) start(first + i);
   QueryColumns<kHeadDim, kQuads> columns;
-  bool quantized = false;
+  QuantizeQueries(args, part.head, lane, columns);
+  PartSums sums[kQuads];
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) sums[q] = kNoSums;
   const Frame<kHeadDim>* frame = nullptr;
   FrameTerms<kQuads> terms;
-  for (int32_t block = first_block; block < end_block; ++block) {
-    BlockSums sums[kQuads];
-    for (BlockSums& sum : sums) sum = kNoSums;
-    const int32_t begin = block * kBlockTiles + warp * kWarpTiles;
-#pragma unroll
-    for (int group = 0; group < kWarpTiles; group += kInFlight) {
-      const int32_t first = begin + group;
-      LaneTile<kHeadDim> loaded[kInFlight];
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        if (first + i < n_tiles) LoadTile(static_cast<const TileRecord<kHeadDim>*>(tiles[first + i]), lane, loaded[i]);
-      }
-      if (!quantized) QuantizeQueries(args, part.head, lane, columns);  // while the tiles come
-      quantized = true;
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        if (first + i >= n_tiles) continue;
-        if (loaded[i].frame != frame) {
-          frame = loaded[i].frame;
-          FillTerms(args, part.head, *frame, lane, terms);
-        }
-        ScoreTile(args, level, loaded[i], columns, terms, part.first_tile + first + i, lane, sums);
-      }
+  for (int32_t tile = first; tile < end; ++tile) {
+    start(tile + kStages - 1);
+    WaitForCopies<kStages - 1>();
+    const ScoredRecord<kHeadDim>& scored = ring[(tile - first) % kStages];
+    if (scored.frame != frame) {
+      frame = scored.frame;
+      FillTerms(args, part.head, *frame, lane, terms);
     }
-    WriteBlockSums(args.group, sums, args.scores[level].sums + (part.first_tile / kBlockTiles + block) * args.group);
+    ScoreTile(args, level, scored, columns, terms, part.first_tile + tile, lane, sums);
+    __syncwarp();  // before the place is written again
   }
+  WriteSums(args.group, sums, args.scores[level].sums + static_cast<int64_t>(blockIdx.x) * args.group);
 }
 
 }  // namespace swell::cuda

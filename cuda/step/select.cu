@@ -5,8 +5,15 @@ namespace {
 
 using SelectFunction = void (*)(StepArgs, int);
 
+constexpr size_t kKeptBytes = sizeof(Ranked) * kKeptPasses * kSelectThreads;
+
 SelectFunction KernelFor(int32_t head_dim) {
   return head_dim == 64 ? &SelectKernel<64> : head_dim == 128 ? &SelectKernel<128> : &SelectKernel<256>;
+}
+
+Status AllowKept(int32_t head_dim) {
+  return FromCuda(cudaFuncSetAttribute(KernelFor(head_dim), cudaFuncAttributeMaxDynamicSharedMemorySize, kKeptBytes),
+                  "cudaFuncSetAttribute");
 }
 
 }  // namespace
@@ -17,7 +24,8 @@ Result<int32_t> SelectCtas(int32_t heads, int32_t head_dim) {
   SWELL_RETURN_IF_ERROR(FromCuda(cudaGetDevice(&device), "cudaGetDevice"));
   SWELL_RETURN_IF_ERROR(
       FromCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute"));
-  for (int32_t ctas = 8; ctas > 1 && major >= 9; ctas /= 2) {
+  SWELL_RETURN_IF_ERROR(AllowKept(head_dim));
+  for (int32_t ctas = kMaxCtas; ctas > 1 && major >= 9; ctas /= 2) {
     cudaLaunchAttribute attribute = {};
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim.x = static_cast<unsigned>(ctas);
@@ -26,6 +34,7 @@ Result<int32_t> SelectCtas(int32_t heads, int32_t head_dim) {
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(static_cast<unsigned>(ctas * heads));
     config.blockDim = dim3(kSelectThreads);
+    config.dynamicSmemBytes = kKeptBytes;
     config.attrs = &attribute;
     config.numAttrs = 1;
     int held = 0;
@@ -37,9 +46,10 @@ Result<int32_t> SelectCtas(int32_t heads, int32_t head_dim) {
 }
 
 Status LaunchSelect(const StepArgs& args, const StepLaunch& launch, int level) {
+  SWELL_RETURN_IF_ERROR(AllowKept(launch.head_dim));
   const auto ctas = static_cast<unsigned>(launch.select_ctas);
-  return LaunchStep("selection", dim3(static_cast<unsigned>(launch.heads) * ctas), kSelectThreads, 0, ctas, false,
-                    launch.stream, KernelFor(launch.head_dim), args, level);
+  return LaunchStep("selection", dim3(static_cast<unsigned>(launch.heads) * ctas), kSelectThreads, kKeptBytes, ctas,
+                    false, launch.stream, KernelFor(launch.head_dim), args, level);
 }
 
 }  // namespace swell::cuda

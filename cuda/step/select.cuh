@@ -16,9 +16,11 @@ namespace swell::cuda {
 
 constexpr int kSelectThreads = 512;
 constexpr int kPassTiles = kSelectThreads / kClusterTile;
+constexpr int kMaxCtas = 8;  // of a cluster
 constexpr int kBins = 2048;
 constexpr int kBinBits = 11;
 constexpr int kFewClusters = 512;  // are compared one by one
+constexpr int kKeptPasses = 16;    // of a CTA: so many clusters a thread stay in shared memory
 
 __device__ __forceinline__ Place PlaceOf(uint32_t key, int64_t number) {
   return key == kNoKey ? kNoPlace : static_cast<Place>(key) << kNumberBits | static_cast<Place>(number);
@@ -43,15 +45,21 @@ struct Candidate {
   int32_t rank;  // of the CTA that has it
 };
 
+// A cluster of the stretch after it was ranked.
+struct Ranked {
+  uint32_t key;
+  uint32_t size;
+};
+
 struct SelectMemory {
   alignas(16) uint32_t bins[kBins];
   alignas(16) uint32_t totals[kBins];
   Candidate own[kFewClusters];
   Candidate all[kFewClusters];
   int32_t n_own;
-  Tally own_better;  // than the candidates
-  Tally taken[8];    // by CTA of the cluster
-  Place end;         // the place behind the last that is taken
+  Tally own_better;       // than the candidates
+  Tally taken[kMaxCtas];  // by CTA of the cluster
+  Place end;              // the place behind the last that is taken
   uint32_t scan[kSelectThreads / 32];
   uint32_t bin;
   uint32_t before;
@@ -93,6 +101,7 @@ struct Stretch {
   int32_t first_pass;
   int32_t end_pass;
   LevelScores scores;  // from the head's first tile on
+  Ranked* kept;        // [passes of the stretch, kSelectThreads] in shared memory; null: there are too many
 
   __device__ int32_t Tile(int32_t pass) const {
     return pass * kPassTiles + static_cast<int32_t>(threadIdx.x) / kClusterTile;
@@ -101,51 +110,49 @@ struct Stretch {
   __device__ bool Has(int32_t pass) const { return pass < end_pass && Tile(pass) < n_tiles; }
 };
 
-// A cluster of the stretch after it was ranked.
-struct Ranked {
-  Place place;
-  uint32_t size;
-};
-
-// Calls visit(pass, cluster) for every pass of the stretch, by all threads; past the end the place is kNoPlace.
+// Calls visit(pass, place, tokens) for every pass of the stretch, by all threads; past the end the place is kNoPlace.
 template <int kHeadDim, typename Visit>
 __device__ __forceinline__ void ForEachRanked(const Stretch<kHeadDim>& stretch, const Visit& visit) {
   for (int32_t first = stretch.first_pass; first < stretch.end_pass; first += kPassesAtOnce) {
     Ranked ranked[kPassesAtOnce];
 #pragma unroll
     for (int u = 0; u < kPassesAtOnce; ++u) {
-      const bool has = stretch.Has(first + u);
-      const int64_t number = stretch.Number(first + u);
-      ranked[u].place = PlaceOf(has ? stretch.scores.keys[number] : kNoKey, number);
-      ranked[u].size = has ? stretch.scores.shapes[number].size : 0;
+      ranked[u] = {kNoKey, 0};
+      if (!stretch.Has(first + u)) continue;
+      if (stretch.kept != nullptr) {
+        ranked[u] = stretch.kept[(first + u - stretch.first_pass) * kSelectThreads + threadIdx.x];
+      } else {
+        const int64_t number = stretch.Number(first + u);
+        ranked[u] = {stretch.scores.keys[number], stretch.scores.shapes[number].size};
+      }
     }
 #pragma unroll
     for (int u = 0; u < kPassesAtOnce; ++u) {
-      if (first + u < stretch.end_pass) visit(first + u, ranked[u]);
+      if (first + u >= stretch.end_pass) continue;
+      visit(first + u, PlaceOf(ranked[u].key, stretch.Number(first + u)), ranked[u].size);
     }
   }
 }
 
-// Merges the sums of a head's blocks; one warp a query. Writes shifts, and rank 0 the results.
-__device__ __forceinline__ void MergeHeadSums(int32_t group, const BlockSums* sums, int32_t n_tiles, bool writes,
+// Merges the sums of a head's parts; one warp a query. Writes shifts, and rank 0 the results.
+__device__ __forceinline__ void MergeHeadSums(int32_t group, const PartSums* sums, int32_t parts, bool writes,
                                               Selection* to, SelectMemory& memory) {
   const int query = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   if (query < group) {
-    BlockSums all = kNoSums;
-    const int32_t blocks = (n_tiles + kBlockTiles - 1) / kBlockTiles;
-    for (int32_t b = lane; b < blocks; b += 32) {
+    PartSums all = kNoSums;
+    for (int32_t b = lane; b < parts; b += 32) {
       const float4 raw = *reinterpret_cast<const float4*>(sums + static_cast<int64_t>(b) * group + query);
-      MergeBlockSums({raw.x, raw.y, raw.z, raw.w}, all);
+      MergePartSums({raw.x, raw.y, raw.z, raw.w}, all);
     }
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
-      BlockSums other;
+      PartSums other;
       other.max_logit = __shfl_xor_sync(kAllLanes, all.max_logit, step);
       other.mass = __shfl_xor_sync(kAllLanes, all.mass, step);
       other.max_rank = __shfl_xor_sync(kAllLanes, all.max_rank, step);
       other.ranks = __shfl_xor_sync(kAllLanes, all.ranks, step);
-      MergeBlockSums(other, all);
+      MergePartSums(other, all);
     }
     if (lane == 0) {
       memory.shifts[query] = all.max_rank + logf(all.ranks);
@@ -155,7 +162,6 @@ __device__ __forceinline__ void MergeHeadSums(int32_t group, const BlockSums* su
       }
     }
   }
-  __syncthreads();
 }
 
 // Finds the key of every cluster of the stretch and counts its weight in the bin of the first digit.
@@ -191,6 +197,9 @@ __device__ __forceinline__ void RankStretch(const StepArgs& args, const Stretch<
       const float importance = by_mass ? logf(best[u] / static_cast<float>(args.group)) : best[u];
       const uint32_t key = shapes[u].size == 0 ? kNoKey : KeyOf(importance);
       stretch.scores.keys[stretch.Number(first + u)] = key;
+      if (stretch.kept != nullptr) {
+        stretch.kept[(first + u - stretch.first_pass) * kSelectThreads + threadIdx.x] = {key, shapes[u].size};
+      }
       if (shapes[u].size == 0) continue;
       atomicAdd(&memory.bins[PlaceOf(key, 0) >> (kPlaceBits - kBinBits)], by_clusters ? 1 : shapes[u].size);
     }
@@ -205,7 +214,8 @@ __device__ __forceinline__ void SumBins(SelectMemory& memory) {
   const int share = kBins / ctas;
   for (int i = rank * share + threadIdx.x; i < (rank + 1) * share; i += kSelectThreads) {
     uint32_t sum = 0;
-    for (int r = 0; r < ctas; ++r) sum += *RemoteShared(&memory.bins[i], r);
+#pragma unroll
+    for (int r = 0; r < kMaxCtas; ++r) sum += r < ctas ? *RemoteShared(&memory.bins[i], r) : 0;
     for (int r = 0; r < ctas; ++r) *RemoteShared(&memory.totals[i], r) = sum;
   }
   ClusterSync();
@@ -243,13 +253,13 @@ __device__ __forceinline__ void CollectCandidates(const Stretch<kHeadDim>& stret
   }
   __syncthreads();
   Tally better = {0, 0};
-  ForEachRanked(stretch, [&](int32_t, const Ranked& cluster) {
-    if (cluster.place >= kAllPlaces || cluster.place >> shift > prefix) return;
-    if (cluster.place >> shift < prefix) {
-      better.tokens += cluster.size;
+  ForEachRanked(stretch, [&](int32_t, Place place, uint32_t tokens) {
+    if (place >= kAllPlaces || place >> shift > prefix) return;
+    if (place >> shift < prefix) {
+      better.tokens += tokens;
       ++better.clusters;
     } else if (const int at = atomicAdd(&memory.n_own, 1); at < kFewClusters) {
-      memory.own[at] = {cluster.place, cluster.size, ClusterRank()};
+      memory.own[at] = {place, tokens, ClusterRank()};
     }
   });
   better.tokens = __reduce_add_sync(kAllLanes, better.tokens);
@@ -264,13 +274,20 @@ __device__ __forceinline__ void CollectCandidates(const Stretch<kHeadDim>& stret
 __device__ __forceinline__ void TakeCandidates(Place first_place, uint32_t before, uint32_t budget, bool by_clusters,
                                                SelectMemory& memory) {
   ClusterSync();
-  int n = 0;
-  for (int r = 0; r < ClusterSize(); ++r) {
-    const int count = min(*RemoteShared(&memory.n_own, r), kFewClusters - n);
-    for (int i = threadIdx.x; i < count; i += kSelectThreads) memory.all[n + i] = *RemoteShared(&memory.own[i], r);
-    if (threadIdx.x == 0) memory.taken[r] = *RemoteShared(&memory.own_better, r);
-    n += count;
+  int firsts[kMaxCtas + 1] = {};  // of each CTA's candidates
+#pragma unroll
+  for (int r = 0; r < kMaxCtas; ++r) {
+    firsts[r + 1] = r < ClusterSize() ? *RemoteShared(&memory.n_own, r) : 0;
   }
+#pragma unroll
+  for (int r = 0; r < kMaxCtas; ++r) firsts[r + 1] = min(firsts[r] + firsts[r + 1], kFewClusters);
+  const int n = firsts[kMaxCtas];
+#pragma unroll
+  for (int r = 0; r < kMaxCtas; ++r) {
+    const int i = static_cast<int>(threadIdx.x) - firsts[r];
+    if (i >= 0 && threadIdx.x < firsts[r + 1]) memory.all[threadIdx.x] = *RemoteShared(&memory.own[i], r);
+  }
+  if (threadIdx.x < ClusterSize()) memory.taken[threadIdx.x] = *RemoteShared(&memory.own_better, threadIdx.x);
   if (threadIdx.x == 0) memory.end = first_place;
   ClusterArrive();
   __syncthreads();
@@ -307,9 +324,9 @@ __device__ __forceinline__ void FindEnd(const Stretch<kHeadDim>& stretch, uint32
       __syncthreads();
       for (int i = threadIdx.x; i < kBins; i += kSelectThreads) memory.bins[i] = 0;
       __syncthreads();
-      ForEachRanked(stretch, [&](int32_t, const Ranked& cluster) {
-        if (cluster.place >= kAllPlaces || cluster.place >> (shift + bits) != prefix) return;
-        atomicAdd(&memory.bins[(cluster.place >> shift) & ((1U << bits) - 1)], by_clusters ? 1 : cluster.size);
+      ForEachRanked(stretch, [&](int32_t, Place place, uint32_t tokens) {
+        if (place >= kAllPlaces || place >> (shift + bits) != prefix) return;
+        atomicAdd(&memory.bins[(place >> shift) & ((1U << bits) - 1)], by_clusters ? 1 : tokens);
       });
     }
     counted = false;
@@ -345,13 +362,13 @@ __device__ __forceinline__ void ListRecords(const void* record, uint32_t size, c
 template <int kHeadDim>
 __device__ __forceinline__ void ListTokens(const Stretch<kHeadDim>& stretch, const std::byte** to,
                                            SelectMemory& memory) {
-  ForEachRanked(stretch, [&](int32_t pass, const Ranked& cluster) {
-    const bool listed = cluster.place < memory.end;
+  ForEachRanked(stretch, [&](int32_t pass, Place place, uint32_t tokens) {
+    const bool listed = place < memory.end;
     const auto* rows = listed ? static_cast<const std::byte*>(stretch.scores.contents[stretch.Tile(pass)]) : nullptr;
-    const uint32_t row = RowInTile(cluster.size);
+    const uint32_t row = RowInTile(tokens);
     uint32_t total;
-    const uint32_t at = ScanBlock(listed ? cluster.size : 0, memory.scan, &total);
-    if (listed) ListRecords<kHeadDim>(rows + row * int64_t{4 * kHeadDim}, cluster.size, to + at);
+    const uint32_t at = ScanBlock(listed ? tokens : 0, memory.scan, &total);
+    if (listed) ListRecords<kHeadDim>(rows + row * int64_t{4 * kHeadDim}, tokens, to + at);
     to += total;
   });
 }
@@ -376,8 +393,8 @@ __device__ __forceinline__ void ListAllTokens(const Stretch<kHeadDim>& stretch, 
 // Writes the records of the tiles that the super-clusters before memory.end are, from `to` on.
 template <int kHeadDim>
 __device__ __forceinline__ void ListTiles(const Stretch<kHeadDim>& stretch, const void** to, SelectMemory& memory) {
-  ForEachRanked(stretch, [&](int32_t pass, const Ranked& cluster) {
-    const bool listed = cluster.place < memory.end;
+  ForEachRanked(stretch, [&](int32_t pass, Place place, uint32_t tokens) {
+    const bool listed = place < memory.end;
     const void* tiles = listed ? stretch.scores.contents[stretch.Tile(pass)] : nullptr;
     uint32_t total;
     const uint32_t at = ScanBlock(listed ? 1 : 0, memory.scan, &total);
@@ -386,14 +403,17 @@ __device__ __forceinline__ void ListTiles(const Stretch<kHeadDim>& stretch, cons
   });
 }
 
-// Writes the addresses of the token records that are read whatever the query is; the CTAs of the cluster share them.
+// Writes the addresses of the token records that are read whatever the query is; the CTAs of the cluster share them. By
+// the upper half of the threads, while the lower merges sums.
 template <int kHeadDim>
 __device__ __forceinline__ void ListSteadyTokens(const StepArgs& args, const HeadPlan& head, const std::byte** to) {
+  constexpr int kThreads = kSelectThreads / 2;
+  if (threadIdx.x < kThreads) return;
   constexpr int64_t kRecordBytes = 4 * kHeadDim;
   const Tail tail = args.tails[head.tail];
   const int64_t count = head.fixed_tokens + tail.tokens;
-  const int64_t stride = static_cast<int64_t>(ClusterSize()) * kSelectThreads;
-  for (int64_t i = static_cast<int64_t>(ClusterRank()) * kSelectThreads + threadIdx.x; i < count; i += stride) {
+  const int64_t stride = static_cast<int64_t>(ClusterSize()) * kThreads;
+  for (int64_t i = static_cast<int64_t>(ClusterRank()) * kThreads + threadIdx.x - kThreads; i < count; i += stride) {
     if (i >= head.fixed_tokens) {
       to[i] = tail.rows + (static_cast<int64_t>(head.kv_head) * tail.capacity + i - head.fixed_tokens) * kRecordBytes;
       continue;
@@ -424,7 +444,7 @@ __device__ __forceinline__ void TakeEverything(const Stretch<kHeadDim>& stretch,
 
 template <int kHeadDim>
 __device__ __forceinline__ Stretch<kHeadDim> StretchOf(const StepArgs& args, const HeadPlan& head, int h, int level,
-                                                       bool upper) {
+                                                       bool upper, Ranked* kept) {
   const int64_t first_tile = head.first_tile[level];
   Stretch<kHeadDim> stretch;
   stretch.tiles = TilesOf<kHeadDim>(args, head, level, upper);
@@ -433,13 +453,15 @@ __device__ __forceinline__ Stretch<kHeadDim> StretchOf(const StepArgs& args, con
   stretch.first_pass = static_cast<int32_t>(Cut(passes, ClusterRank(), ClusterSize()));
   stretch.end_pass = static_cast<int32_t>(Cut(passes, ClusterRank() + 1, ClusterSize()));
   stretch.scores = ScoresFrom(args.scores[level], first_tile, args.group);
+  stretch.kept = stretch.end_pass - stretch.first_pass <= kKeptPasses ? kept : nullptr;
   return stretch;
 }
 
-// Grid [heads * CTAs of a thread-block cluster].
+// Grid [heads * CTAs of a thread-block cluster]; dynamic shared memory: kKeptPasses clusters a thread.
 template <int kHeadDim>
 __global__ void __launch_bounds__(kSelectThreads) SelectKernel(const StepArgs args, int level) {
   __shared__ SelectMemory memory;
+  extern __shared__ Ranked kept[];
   const int rank = ClusterRank();
   const int h = blockIdx.x / ClusterSize();
   for (int i = threadIdx.x; i < kBins; i += kSelectThreads) memory.bins[i] = 0;
@@ -456,13 +478,17 @@ __global__ void __launch_bounds__(kSelectThreads) SelectKernel(const StepArgs ar
     }
     return;
   }
-  const Stretch<kHeadDim> stretch = StretchOf<kHeadDim>(args, head, h, level, budget.upper);
+  const Stretch<kHeadDim> stretch = StretchOf<kHeadDim>(args, head, h, level, budget.upper, kept);
   const bool everything = level == 0 && budget.everything;
+  const std::byte** addresses = args.addresses + head.first_address;
+  if (level == 0) ListSteadyTokens<kHeadDim>(args, head, addresses);
   if (everything) {
     TakeEverything(stretch, memory);
   } else {
     const bool by_clusters = level == 0 && args.rules.by_clusters != 0;
-    MergeHeadSums(args.group, stretch.scores.sums, stretch.n_tiles, rank == 0, to, memory);
+    MergeHeadSums(args.group, args.scores[level].sums + int64_t{head.first_score_part[level]} * args.group,
+                  head.n_score_parts[level], rank == 0, to, memory);
+    __syncthreads();
     RankStretch(args, stretch, by_clusters, memory);
     FindEnd(stretch, static_cast<uint32_t>(level == 0 ? budget.retrieve : budget.open_tokens), by_clusters, true,
             memory);
@@ -475,7 +501,6 @@ __global__ void __launch_bounds__(kSelectThreads) SelectKernel(const StepArgs ar
     all.clusters += memory.taken[r].clusters;
   }
   const Place end = memory.end;
-  const std::byte** addresses = args.addresses + head.first_address;
   if (everything) {
     ListAllTokens(stretch, addresses + budget.steady_tokens + before, memory);
   } else if (level == 0) {
@@ -483,7 +508,6 @@ __global__ void __launch_bounds__(kSelectThreads) SelectKernel(const StepArgs ar
   } else {
     ListTiles(stretch, args.opened + head.first_tile[0] + before, memory);
   }
-  if (level == 0) ListSteadyTokens<kHeadDim>(args, head, addresses);
   ClusterWait();
   Place estimated_end = kAllPlaces;
   const int64_t last = all.clusters + head.estimate[level];

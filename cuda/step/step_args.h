@@ -29,8 +29,8 @@ struct Selection {
   float log_mass[kMaxGroup];  // log sum size exp(logit)
 };
 
-// Maximum and sum of two softmaxes over the clusters of one block.
-struct BlockSums {
+// Maximum and sum of two softmaxes over the clusters of one part.
+struct PartSums {
   float max_logit;
   float mass;  // sum size exp(logit - max_logit)
   float max_rank;
@@ -47,7 +47,7 @@ struct LevelScores {
   float* widths;          // [tiles, group]: sigma of a cluster = its spread * width
   ClusterShape* shapes;   // [tiles, kClusterTile], of what is scored
   const void** contents;  // [tiles]: TileRecord::content
-  BlockSums* sums;        // [tiles / kBlockTiles, group]
+  PartSums* sums;         // [score parts, group]
   uint32_t* keys;         // [tiles, kClusterTile]: importance in units of 2^-20 nats below the highest possible
   Selection* selected;    // [heads]
 };

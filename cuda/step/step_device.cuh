@@ -97,13 +97,12 @@ __device__ __forceinline__ const TileRecord<kHeadDim>* const* TilesOf(const Step
   return reinterpret_cast<const TileRecord<kHeadDim>* const*>(tiles);
 }
 
-// The score arrays from tile `tile` on, a multiple of kBlockTiles.
+// The arrays of tiles from `tile` on.
 __device__ __forceinline__ LevelScores ScoresFrom(LevelScores scores, int64_t tile, int32_t group) {
   scores.logits += tile * group * kClusterTile;
   scores.widths += tile * group;
   scores.shapes += tile * kClusterTile;
   scores.contents += tile;
-  scores.sums += tile / kBlockTiles * group;
   scores.keys += tile * kClusterTile;
   return scores;
 }
