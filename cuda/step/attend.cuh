@@ -14,10 +14,11 @@
 namespace swell::cuda {
 
 constexpr int kAttendWarps = 8;
-constexpr int kEstimateWarps = 4;  // of them, where there is something to estimate; the others read tokens meanwhile
+constexpr int kEstimateWarps = 5;  // of them, where there is something to estimate; the others read tokens meanwhile
 constexpr int kTokenTile = 16;     // tokens of a warp's step
 constexpr int kColumns = 8;        // queries of a CTA at most
-constexpr int kQueueRows = 64;
+constexpr int kQueueRows = 64;     // a power of two
+constexpr int kTurnRows = 32;      // that join the queue at a time, at most
 constexpr float kLeastShare = 1.0F / (1 << 12);  // as in lib/attention/estimate.cc
 
 // kBlocks: 1 for up to four queries, 2 for up to eight.
@@ -101,13 +102,17 @@ __device__ __forceinline__ void ScaleOutput(float factor, int lane, AttendState<
 
 // --- estimate -------------------------------------------------------------------------------------------------------
 
-// Byte `kByte` of two words, biased by 128, as a pair of bfloat16.
+// Byte `kByte` of two words, signed, as a pair of bfloat16. Its low seven bits at the end of the mantissa make 128 plus
+// them, its sign bit in the same place 128 or 256; the difference is exact.
 template <int kByte>
 __device__ __forceinline__ uint32_t PairOfBytes(uint32_t low, uint32_t high) {
-  constexpr uint32_t kMagic = 0x4B000000;  // 2^23: the byte becomes the end of the mantissa
-  const float first = __uint_as_float(__byte_perm(low, kMagic, 0x7440 + kByte)) - (8388608.0F + 128.0F);
-  const float second = __uint_as_float(__byte_perm(high, kMagic, 0x7440 + kByte)) - (8388608.0F + 128.0F);
-  return Mma<__nv_bfloat16>::Pack(first, second);
+  constexpr uint32_t k128 = 0x43004300;
+  const uint32_t bytes = __byte_perm(low, high, kByte | (4 + kByte) << 8);  // in the low half of each half word
+  const uint32_t magnitude = (bytes & 0x007f007fU) | k128;
+  const uint32_t sign = (bytes & 0x00800080U) | k128;
+  const __nv_bfloat162 pair =
+      __hsub2(reinterpret_cast<const __nv_bfloat162&>(magnitude), reinterpret_cast<const __nv_bfloat162&>(sign));
+  return reinterpret_cast<const uint32_t&>(pair);
 }
 
 template <int kEven, int kHeadDim, int kBlocks>
@@ -157,15 +162,10 @@ __device__ __forceinline__ void LoadRows(const RowQueue& queue, int first, int l
 template <int kHeadDim, int kBlocks>
 __device__ __forceinline__ void AddRows(const LaneRows<kHeadDim, kBlocks>& rows,
                                         AttendState<kHeadDim, kBlocks>& state) {
-  constexpr uint32_t kBias = 0x80808080;
 #pragma unroll
   for (int i = 0; i < kHeadDim / 64; ++i) {
-    uint32_t low[4], high[4];
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      low[k] = rows.values[k][i].x ^ kBias;
-      high[k] = rows.values[k][i].y ^ kBias;
-    }
+    const uint32_t low[4] = {rows.values[0][i].x, rows.values[1][i].x, rows.values[2][i].x, rows.values[3][i].x};
+    const uint32_t high[4] = {rows.values[0][i].y, rows.values[1][i].y, rows.values[2][i].y, rows.values[3][i].y};
     AddBytePairs<0>(low, rows.weights, 4 * i, state);
     AddBytePairs<2>(low, rows.weights, 4 * i + 1, state);
     AddBytePairs<0>(high, rows.weights, 4 * i + 2, state);
@@ -178,12 +178,10 @@ template <int kHeadDim>
 struct EstimateLevel {
   const TileRecord<kHeadDim>* const* tiles;
   LevelScores scores;  // from the head's first tile on
-  Place retrieved_end;
-  Place estimated_end;
   int32_t n_tiles;
   int32_t group;
-  int32_t query;  // of the group
-  bool correct;
+  int32_t query;       // of the group
+  float half;          // what multiplies a variance to correct a logit: 1/2, or 0
   float reference;     // octaves
   float least_weight;  // of a cluster whose own mean value counts
 };
@@ -196,13 +194,12 @@ struct TileShare {
 };
 
 template <int kHeadDim>
-__device__ __forceinline__ ClusterWeight WeighCluster(const EstimateLevel<kHeadDim>& level, Place place, float logit,
-                                                      float sigma, uint32_t size) {
-  if (place < level.retrieved_end || place >= level.estimated_end) return {0, 0};
+__device__ __forceinline__ ClusterWeight WeighCluster(const EstimateLevel<kHeadDim>& level, float logit, float sigma,
+                                                      uint32_t size) {
   const float variance = sigma * sigma;
-  const float corrected = logit + (level.correct ? fminf(0.5F * variance, 1.0F) : 0.0F);
+  const float corrected = logit + fminf(level.half * variance, 1.0F);
   const float exponential = Exp2(corrected * kLog2E - level.reference);
-  const float weight = static_cast<float>(size) * exponential;
+  const float weight = size > 0 ? static_cast<float>(size) * exponential : 0;
   return {weight, weight * exponential * (Exp2(fminf(variance, 4.0F) * kLog2E) - 1)};
 }
 
@@ -217,13 +214,11 @@ __device__ __forceinline__ TileShare WeighTile(const EstimateLevel<kHeadDim>& le
 #pragma unroll
   for (int quarter = 0; quarter < 4; ++quarter) {
     const float4 logits = *(reinterpret_cast<const float4*>(level.scores.logits + row * kClusterTile) + quarter);
-    const uint4 keys = *(reinterpret_cast<const uint4*>(level.scores.keys + first) + quarter);
     const uint4 low = *(reinterpret_cast<const uint4*>(level.scores.shapes + first) + 2 * quarter);
     const uint4 high = *(reinterpret_cast<const uint4*>(level.scores.shapes + first) + 2 * quarter + 1);
     const float4 energies = __ldg(reinterpret_cast<const float4*>(record->energies) + quarter);
     const float4 scales = __ldg(reinterpret_cast<const float4*>(record->value_scales) + quarter);
     const float logit_of[4] = {logits.x, logits.y, logits.z, logits.w};
-    const uint32_t key_of[4] = {keys.x, keys.y, keys.z, keys.w};
     const uint32_t spread_of[4] = {low.x, low.z, high.x, high.z};
     const uint32_t size_of[4] = {low.y, low.w, high.y, high.w};
     const float energy_of[4] = {energies.x, energies.y, energies.z, energies.w};
@@ -231,8 +226,8 @@ __device__ __forceinline__ TileShare WeighTile(const EstimateLevel<kHeadDim>& le
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int c = 4 * quarter + i;
-      const float sigma = ClampLogit(__uint_as_float(spread_of[i]) * width);
-      const ClusterWeight cluster = WeighCluster(level, PlaceOf(key_of[i], first + c), logit_of[i], sigma, size_of[i]);
+      const ClusterWeight cluster =
+          WeighCluster(level, logit_of[i], fminf(__uint_as_float(spread_of[i]) * width, 1e9F), size_of[i]);
       sums.mass += cluster.weight;
       sums.energy += cluster.term * energy_of[i];
       sums.weight += cluster.term;
@@ -276,23 +271,26 @@ __device__ __forceinline__ void EstimatePart(const Task& task, const EstimateLev
     for (int k = 0; k < task.queries; ++k) pending |= __shfl_sync(kAllLanes, items, (first_lane + k) % 32);
     if (!has_tile) pending = 0;
     while (__any_sync(kAllLanes, pending != 0)) {
-      const unsigned leaders = __ballot_sync(kAllLanes, pending != 0 && column == 0);
-      if (pending != 0) {
+      const int count = min(__popc(pending), kTurnRows / in_pass);  // rows of the tile in this turn
+      const uint32_t before = SumBefore<32>(column == 0 ? count : 0);
+      const int place = first + waiting + __shfl_sync(kAllLanes, before, first_lane);
+      const TileRecord<kHeadDim>* record = pending != 0 ? level.tiles[tile] : nullptr;
+      for (int i = 0; i < count; ++i) {
         const int c = __ffs(static_cast<int>(pending)) - 1;
-        const TileRecord<kHeadDim>* record = level.tiles[tile];
-        const int slot = (first + waiting + __popc(leaders & ((1U << first_lane) - 1))) % kQueueRows;
+        pending &= pending - 1;
         ClusterWeight weight = {0, 0};
         if (c == kClusterTile) {
           weight = {share.rest * record->mean_scale, share.rest_term * record->mean_scale};
         } else if ((share.own >> c & 1) != 0) {
           weight = memory.own[c][lane];
         }
+        const int slot = (place + i) % kQueueRows;
         queue.coefficients[column][slot] = __float2bfloat16(weight.weight);
         queue.coefficients[QueriesOf(kBlocks) + column][slot] = __float2bfloat16(weight.term);
         if (column == 0) queue.rows[slot] = c < kClusterTile ? record->value_means + c * kHeadDim : record->mean;
-        pending &= pending - 1;
       }
-      waiting += __popc(leaders);
+      waiting +=
+          static_cast<int>(__shfl_sync(kAllLanes, before, 31)) + __shfl_sync(kAllLanes, column == 0 ? count : 0, 31);
       __syncwarp();
       while (waiting >= 16) {
         if (loaded) AddRows(rows, state);
@@ -365,12 +363,10 @@ __device__ __forceinline__ void Estimate(const StepArgs& args, const Task& task,
     EstimateLevel<kHeadDim> level;
     level.tiles = TilesOf<kHeadDim>(args, *task.head, l, upper);
     level.scores = ScoresFrom(args.scores[l], task.head->first_tile[l], args.group);
-    level.retrieved_end = selected.retrieved_end;
-    level.estimated_end = selected.estimated_end;
     level.n_tiles = selected.tiles;
     level.group = args.group;
     level.query = query;
-    level.correct = args.rules.correct != 0;
+    level.half = args.rules.correct != 0 ? 0.5F : 0.0F;
     level.reference = reference.largest * kLog2E;
     level.least_weight = kLeastShare * ExpBelow(reference.log_mass, reference.largest);
     EstimatePart(task, level, memory, sums, state);

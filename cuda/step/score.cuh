@@ -41,45 +41,62 @@ struct QueryColumns {
   float steps[kQuads];                       // of query 4 q + t
 };
 
+// Queries as bytes, [high, low]; queries that the group has not are zeros.
 template <int kHeadDim, int kQuads>
-__device__ __forceinline__ void QuantizeQueries(const StepArgs& args, int head, int lane,
-                                                QueryColumns<kHeadDim, kQuads>& columns) {
+struct QueryBytes {
+  uint32_t bytes[4 * kQuads][2][kHeadDim / 4];
+  float steps[4 * kQuads];
+};
+
+// One warp a query in turn; for all warps of the CTA.
+template <int kHeadDim, int kQuads>
+__device__ __forceinline__ void QuantizeQueries(const StepArgs& args, int head, QueryBytes<kHeadDim, kQuads>& to) {
+  const int lane = threadIdx.x % 32;
+  for (int query = threadIdx.x / 32; query < 4 * kQuads; query += kScoreWarps) {
+    const int dim = 8 * lane;
+    float x[8] = {};
+    if (dim < kHeadDim && query < args.group) {
+      LoadEight(args.queries, (static_cast<int64_t>(head) * args.group + query) * kHeadDim + dim, args.is_half != 0, x);
+    }
+    float largest = 0;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) largest = fmaxf(largest, fabsf(x[e]));
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
+    const float step = largest / 16256 < FLT_MIN ? 0 : largest / 16256;
+    const float inverse = step > 0 ? 1 / step : 0;
+    if (lane == 0) to.steps[query] = step;
+    if (dim >= kHeadDim) continue;
+    uint32_t words[2][2] = {};
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      const float scaled = x[e] * inverse;
+      const int rounded = static_cast<int>(scaled + (scaled < 0 ? -0.5F : 0.5F));
+      const int high = (rounded + 64) >> 7;
+      words[0][e / 4] |= (static_cast<uint32_t>(high) & 0xffU) << (8 * (e % 4));
+      words[1][e / 4] |= (static_cast<uint32_t>(rounded - high * 128) & 0xffU) << (8 * (e % 4));
+    }
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      to.bytes[query][part][dim / 4] = words[part][0];
+      to.bytes[query][part][dim / 4 + 1] = words[part][1];
+    }
+  }
+}
+
+template <int kHeadDim, int kQuads>
+__device__ __forceinline__ void LoadColumns(const QueryBytes<kHeadDim, kQuads>& from, int lane,
+                                            QueryColumns<kHeadDim, kQuads>& columns) {
   const int g = lane / 4;
   const int t = lane % 4;
 #pragma unroll
   for (int q = 0; q < kQuads; ++q) {
-    const int query = 4 * q + g / 2;
-    const int64_t row = (static_cast<int64_t>(head) * args.group + query) * kHeadDim + 8 * t;
-    const bool valid = query < args.group;
-    float largest = 0;
+    columns.steps[q] = from.steps[4 * q + t];
 #pragma unroll
     for (int s = 0; s < kHeadDim / 32; ++s) {
-      float x[8] = {};
-      if (valid) LoadEight(args.queries, row + 32 * s, args.is_half != 0, x);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(x[i]));
+      columns.bytes[q][s][0] = from.bytes[4 * q + g / 2][g % 2][8 * s + 2 * t];
+      columns.bytes[q][s][1] = from.bytes[4 * q + g / 2][g % 2][8 * s + 2 * t + 1];
     }
-    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
-    const float step = largest / 16256 < FLT_MIN ? 0 : largest / 16256;
-    const float inverse = step > 0 ? 1 / step : 0;
-#pragma unroll
-    for (int s = 0; s < kHeadDim / 32; ++s) {
-      float x[8] = {};
-      if (valid) LoadEight(args.queries, row + 32 * s, args.is_half != 0, x);
-      uint32_t words[2] = {};
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const float scaled = x[i] * inverse;
-        const int rounded = static_cast<int>(scaled + (scaled < 0 ? -0.5F : 0.5F));
-        const int high = (rounded + 64) >> 7;
-        const int part = g % 2 == 0 ? high : rounded - high * 128;
-        words[i / 4] |= (static_cast<uint32_t>(part) & 0xffU) << (8 * (i % 4));
-      }
-      columns.bytes[q][s][0] = words[0];
-      columns.bytes[q][s][1] = words[1];
-    }
-    columns.steps[q] = __shfl_sync(kAllLanes, step, 8 * t);  // the lane of column 2 t
   }
 }
 
@@ -263,6 +280,8 @@ __global__ void __launch_bounds__(32 * kScoreWarps, kHeadDim* kQuads > 256 ? 2 :
   auto* ring = reinterpret_cast<ScoredRecord<kHeadDim>*>(stages) + warp * kStages;
   // Lane i knows the record of tile `first` + i, later those of the next 32.
   const void* record = first + lane < end ? tiles[first + lane] : nullptr;
+  __shared__ QueryBytes<kHeadDim, kQuads> bytes;
+  QuantizeQueries(args, part.head, bytes);
   const auto start = [&](int32_t tile) {
     const int32_t i = (tile - first) % 32;
     if (i == 0 && tile > first) record = tile + lane < end ? tiles[tile + lane] : nullptr;
@@ -270,8 +289,9 @@ __global__ void __launch_bounds__(32 * kScoreWarps, kHeadDim* kQuads > 256 ? 2 :
     StartCopy(tile < end ? reinterpret_cast<const void*>(bits) : nullptr, lane, ring + (tile - first) % kStages);
   };
   for (int32_t i = 0; i < kStages - 1; ++i) start(first + i);
+  __syncthreads();
   QueryColumns<kHeadDim, kQuads> columns;
-  QuantizeQueries(args, part.head, lane, columns);
+  LoadColumns(bytes, lane, columns);
   PartSums sums[kQuads];
 #pragma unroll
   for (int q = 0; q < kQuads; ++q) sums[q] = kNoSums;

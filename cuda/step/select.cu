@@ -5,7 +5,7 @@ namespace {
 
 using SelectFunction = void (*)(StepArgs, int);
 
-constexpr size_t kKeptBytes = sizeof(Ranked) * kKeptPasses * kSelectThreads;
+constexpr size_t kKeptBytes = sizeof(Ranked) * kKeptTurns * kSelectThreads;
 
 SelectFunction KernelFor(int32_t head_dim) {
   return head_dim == 64 ? &SelectKernel<64> : head_dim == 128 ? &SelectKernel<128> : &SelectKernel<256>;

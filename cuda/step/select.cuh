@@ -15,12 +15,11 @@
 namespace swell::cuda {
 
 constexpr int kSelectThreads = 512;
-constexpr int kPassTiles = kSelectThreads / kClusterTile;
 constexpr int kMaxCtas = 8;  // of a cluster
 constexpr int kBins = 2048;
 constexpr int kBinBits = 11;
 constexpr int kFewClusters = 512;  // are compared one by one
-constexpr int kKeptPasses = 16;    // of a CTA: so many clusters a thread stay in shared memory
+constexpr int kKeptTurns = 16;     // of a warp: so many clusters a lane stay in shared memory
 
 __device__ __forceinline__ Place PlaceOf(uint32_t key, int64_t number) {
   return key == kNoKey ? kNoPlace : static_cast<Place>(key) << kNumberBits | static_cast<Place>(number);
@@ -90,48 +89,58 @@ __device__ __forceinline__ uint32_t ScanBlock(uint32_t x, uint32_t* scratch, uin
   return before + inclusive - x;
 }
 
-// The stretch of a head's tiles that this CTA has, and its threads' way over it: one cluster a thread and pass, several
-// passes at a time, so that their loads are under way together.
-constexpr int kPassesAtOnce = 4;
+// The tiles of a head that this warp has: two at a time, a cluster a lane, and several such turns together, so that
+// their loads are under way at once.
+constexpr int kTurnsAtOnce = 4;
 
 template <int kHeadDim>
 struct Stretch {
   const TileRecord<kHeadDim>* const* tiles;  // of the head
   int32_t n_tiles;
-  int32_t first_pass;
-  int32_t end_pass;
+  int32_t first;
+  int32_t end;
   LevelScores scores;  // from the head's first tile on
-  Ranked* kept;        // [passes of the stretch, kSelectThreads] in shared memory; null: there are too many
+  Ranked* kept;        // [turns, 32] in shared memory; null: there are too many
 
-  __device__ int32_t Tile(int32_t pass) const {
-    return pass * kPassTiles + static_cast<int32_t>(threadIdx.x) / kClusterTile;
+  __device__ int32_t turns() const { return (end - first + 1) / 2; }
+  __device__ int32_t Tile(int32_t turn) const {
+    return first + 2 * turn + static_cast<int32_t>(threadIdx.x) % 32 / kClusterTile;
   }
-  __device__ int64_t Number(int32_t pass) const { return static_cast<int64_t>(pass) * kSelectThreads + threadIdx.x; }
-  __device__ bool Has(int32_t pass) const { return pass < end_pass && Tile(pass) < n_tiles; }
+  __device__ uint32_t Number(int32_t turn) const {
+    return static_cast<uint32_t>(Tile(turn)) * kClusterTile + threadIdx.x % kClusterTile;
+  }
+  __device__ bool Has(int32_t turn) const { return Tile(turn) < end; }
 };
 
-// Calls visit(pass, place, tokens) for every pass of the stretch, by all threads; past the end the place is kNoPlace.
+// Calls visit(turn, place, tokens) for every turn, by all lanes; where there is no cluster the place is kNoPlace.
 template <int kHeadDim, typename Visit>
 __device__ __forceinline__ void ForEachRanked(const Stretch<kHeadDim>& stretch, const Visit& visit) {
-  for (int32_t first = stretch.first_pass; first < stretch.end_pass; first += kPassesAtOnce) {
-    Ranked ranked[kPassesAtOnce];
+  const int32_t turns = stretch.turns();
+  for (int32_t first = 0; first < turns; first += kTurnsAtOnce) {
+    Ranked ranked[kTurnsAtOnce];
 #pragma unroll
-    for (int u = 0; u < kPassesAtOnce; ++u) {
+    for (int u = 0; u < kTurnsAtOnce; ++u) {
       ranked[u] = {kNoKey, 0};
       if (!stretch.Has(first + u)) continue;
       if (stretch.kept != nullptr) {
-        ranked[u] = stretch.kept[(first + u - stretch.first_pass) * kSelectThreads + threadIdx.x];
+        ranked[u] = stretch.kept[(first + u) * 32 + threadIdx.x % 32];
       } else {
-        const int64_t number = stretch.Number(first + u);
+        const uint32_t number = stretch.Number(first + u);
         ranked[u] = {stretch.scores.keys[number], stretch.scores.shapes[number].size};
       }
     }
 #pragma unroll
-    for (int u = 0; u < kPassesAtOnce; ++u) {
-      if (first + u >= stretch.end_pass) continue;
-      visit(first + u, PlaceOf(ranked[u].key, stretch.Number(first + u)), ranked[u].size);
+    for (int u = 0; u < kTurnsAtOnce; ++u) {
+      if (first + u < turns) visit(first + u, PlaceOf(ranked[u].key, stretch.Number(first + u)), ranked[u].size);
     }
   }
+}
+
+// Notes what was found of a cluster.
+template <int kHeadDim>
+__device__ __forceinline__ void Keep(const Stretch<kHeadDim>& stretch, int32_t turn, Ranked ranked) {
+  stretch.scores.keys[stretch.Number(turn)] = ranked.key;
+  if (stretch.kept != nullptr) stretch.kept[turn * 32 + threadIdx.x % 32] = ranked;
 }
 
 // Merges the sums of a head's parts; one warp a query. Writes shifts, and rank 0 the results.
@@ -170,11 +179,17 @@ __device__ __forceinline__ void RankStretch(const StepArgs& args, const Stretch<
                                             SelectMemory& memory) {
   const bool by_mass = args.rules.by_mass != 0;
   const int c = threadIdx.x % kClusterTile;
-  for (int32_t first = stretch.first_pass; first < stretch.end_pass; first += kPassesAtOnce) {
-    ClusterShape shapes[kPassesAtOnce];
-    float best[kPassesAtOnce];  // by mass the sum
+  const int32_t turns = stretch.turns();
+  for (int32_t first = 0; first < turns; first += kTurnsAtOnce) {
+    ClusterShape shapes[kTurnsAtOnce];
+    float best[kTurnsAtOnce];  // by mass the sum
+    const float* logits[kTurnsAtOnce];
+    const float* widths[kTurnsAtOnce];
 #pragma unroll
-    for (int u = 0; u < kPassesAtOnce; ++u) {
+    for (int u = 0; u < kTurnsAtOnce; ++u) {
+      const int64_t row = static_cast<int64_t>(min(stretch.Tile(first + u), stretch.n_tiles - 1)) * args.group;
+      logits[u] = stretch.scores.logits + row * kClusterTile + c;
+      widths[u] = stretch.scores.widths + row;
       shapes[u] = stretch.Has(first + u) ? stretch.scores.shapes[stretch.Number(first + u)] : ClusterShape{0, 0};
       best[u] = by_mass ? 0 : -INFINITY;
     }
@@ -182,24 +197,18 @@ __device__ __forceinline__ void RankStretch(const StepArgs& args, const Stretch<
     for (int g = 0; g < args.group; ++g) {
       const float shift = memory.shifts[g];
 #pragma unroll
-      for (int u = 0; u < kPassesAtOnce; ++u) {
-        if (!stretch.Has(first + u)) continue;
-        const int64_t row = static_cast<int64_t>(stretch.Tile(first + u)) * args.group + g;
-        const float logit = stretch.scores.logits[row * kClusterTile + c];
-        const float sigma = ClampLogit(shapes[u].spread * stretch.scores.widths[row]);
-        const float rank = fminf(logit + args.rules.kappa * sigma, FLT_MAX);
+      for (int u = 0; u < kTurnsAtOnce; ++u) {
+        const float logit = logits[u][g * kClusterTile];
+        const float rank = logit + args.rules.kappa * (shapes[u].spread * widths[u][g]);
         best[u] = by_mass ? best[u] + ExpBelow(logit, shift) : fmaxf(best[u], rank - shift);
       }
     }
 #pragma unroll
-    for (int u = 0; u < kPassesAtOnce; ++u) {
+    for (int u = 0; u < kTurnsAtOnce; ++u) {
       if (!stretch.Has(first + u)) continue;
       const float importance = by_mass ? logf(best[u] / static_cast<float>(args.group)) : best[u];
       const uint32_t key = shapes[u].size == 0 ? kNoKey : KeyOf(importance);
-      stretch.scores.keys[stretch.Number(first + u)] = key;
-      if (stretch.kept != nullptr) {
-        stretch.kept[(first + u - stretch.first_pass) * kSelectThreads + threadIdx.x] = {key, shapes[u].size};
-      }
+      Keep(stretch, first + u, {key, shapes[u].size});
       if (shapes[u].size == 0) continue;
       atomicAdd(&memory.bins[PlaceOf(key, 0) >> (kPlaceBits - kBinBits)], by_clusters ? 1 : shapes[u].size);
     }
@@ -291,12 +300,19 @@ __device__ __forceinline__ void TakeCandidates(Place first_place, uint32_t befor
   if (threadIdx.x == 0) memory.end = first_place;
   ClusterArrive();
   __syncthreads();
-  if (const int i = threadIdx.x; i < n) {
+  constexpr int kLanes = 8;  // that compare a candidate with the others
+  const int lane = threadIdx.x % kLanes;
+  for (int i = threadIdx.x / kLanes; i < n; i += kSelectThreads / kLanes) {
     const Candidate candidate = memory.all[i];
-    uint32_t better = before;
-    for (int j = 0; j < n; ++j) {
+    uint32_t better = 0;
+    for (int j = lane; j < n; j += kLanes) {
       if (memory.all[j].place < candidate.place) better += by_clusters ? 1 : memory.all[j].tokens;
     }
+    const unsigned together = ((1U << kLanes) - 1) << (threadIdx.x % 32 / kLanes * kLanes);
+#pragma unroll
+    for (int step = 1; step < kLanes; step *= 2) better += __shfl_xor_sync(together, better, step);
+    if (lane != 0) continue;
+    better += before;
     const uint32_t weight = by_clusters ? 1 : candidate.tokens;
     // The one that crosses the budget is taken if at least half of it fits, or if it is the very first.
     if (better < budget && (weight <= 2 * (budget - better) || better == 0)) {
@@ -340,66 +356,79 @@ __device__ __forceinline__ void FindEnd(const Stretch<kHeadDim>& stretch, uint32
   TakeCandidates(prefix << shift, before, budget, by_clusters, memory);
 }
 
-// Rows before this cluster's in its tile; the sixteen lanes of a tile call it together.
-__device__ __forceinline__ uint32_t RowInTile(uint32_t size) {
-  uint32_t row = size;
+// Sum over the lanes before this one, of stretches of `kWidth` lanes.
+template <int kWidth>
+__device__ __forceinline__ uint32_t SumBefore(uint32_t x) {
+  uint32_t sum = x;
 #pragma unroll
-  for (int step = 1; step < kClusterTile; step *= 2) {
-    const uint32_t other = __shfl_up_sync(kAllLanes, row, step, kClusterTile);
-    if (threadIdx.x % kClusterTile >= step) row += other;
+  for (int step = 1; step < kWidth; step *= 2) {
+    const uint32_t other = __shfl_up_sync(kAllLanes, sum, step, kWidth);
+    if (threadIdx.x % kWidth >= step) sum += other;
   }
-  return row - size;
+  return sum - x;
 }
 
-// Writes the addresses of `size` token records from `record` on.
-template <int kHeadDim>
-__device__ __forceinline__ void ListRecords(const void* record, uint32_t size, const std::byte** to) {
-  constexpr int64_t kRecordBytes = 4 * kHeadDim;
-  for (uint32_t i = 0; i < size; ++i) to[i] = static_cast<const std::byte*>(record) + i * kRecordBytes;
+// What the warps before this one list; `weigh` is what a listed cluster adds to the list.
+template <int kHeadDim, typename Weigh>
+__device__ __forceinline__ uint32_t ListedBefore(const Stretch<kHeadDim>& stretch, const Weigh& weigh,
+                                                 SelectMemory& memory) {
+  uint32_t listed = 0;
+  ForEachRanked(stretch, [&](int32_t, Place place, uint32_t tokens) {
+    if (place < memory.end) listed += weigh(tokens);
+  });
+  listed = __reduce_add_sync(kAllLanes, listed);
+  if (threadIdx.x % 32 == 0) memory.scan[threadIdx.x / 32] = listed;
+  __syncthreads();
+  uint32_t before = 0;
+  for (uint32_t w = 0; w < threadIdx.x / 32; ++w) before += memory.scan[w];
+  return before;
 }
 
-// Writes the addresses of all token records of the clusters before memory.end, from `to` on, in the order of numbers.
+// Writes the addresses of all token records of the clusters before memory.end, from `to` on, in the order of numbers,
+// and leaves them without size, so that they are not estimated.
 template <int kHeadDim>
 __device__ __forceinline__ void ListTokens(const Stretch<kHeadDim>& stretch, const std::byte** to,
                                            SelectMemory& memory) {
-  ForEachRanked(stretch, [&](int32_t pass, Place place, uint32_t tokens) {
+  constexpr int64_t kRecordBytes = 4 * kHeadDim;
+  to += ListedBefore(
+      stretch, [](uint32_t tokens) { return tokens; }, memory);
+  ForEachRanked(stretch, [&](int32_t turn, Place place, uint32_t tokens) {
     const bool listed = place < memory.end;
-    const auto* rows = listed ? static_cast<const std::byte*>(stretch.scores.contents[stretch.Tile(pass)]) : nullptr;
-    const uint32_t row = RowInTile(tokens);
-    uint32_t total;
-    const uint32_t at = ScanBlock(listed ? tokens : 0, memory.scan, &total);
-    if (listed) ListRecords<kHeadDim>(rows + row * int64_t{4 * kHeadDim}, tokens, to + at);
-    to += total;
+    if (!__any_sync(kAllLanes, listed)) return;
+    const auto* rows = listed ? static_cast<const std::byte*>(stretch.scores.contents[stretch.Tile(turn)]) : nullptr;
+    const uint32_t row = SumBefore<kClusterTile>(tokens);
+    const uint32_t taken = listed ? tokens : 0;
+    const uint32_t at = SumBefore<32>(taken);
+    for (uint32_t i = 0; i < taken; ++i) to[at + i] = rows + (row + i) * kRecordBytes;
+    if (listed) stretch.scores.shapes[stretch.Number(turn)].size = 0;
+    to += __reduce_add_sync(kAllLanes, taken);
   });
 }
 
-// The same for every cluster, where none was scored.
-template <int kHeadDim>
-__device__ __forceinline__ void ListAllTokens(const Stretch<kHeadDim>& stretch, const std::byte** to,
-                                              SelectMemory& memory) {
-  for (int32_t pass = stretch.first_pass; pass < stretch.end_pass; ++pass) {
-    const TileRecord<kHeadDim>* tile = stretch.Has(pass) ? stretch.tiles[stretch.Tile(pass)] : nullptr;
-    const uint32_t size = tile != nullptr ? tile->sizes[threadIdx.x % kClusterTile] : 0;
-    const uint32_t row = RowInTile(size);
-    uint32_t total;
-    const uint32_t at = ScanBlock(size, memory.scan, &total);
-    if (size > 0) {
-      ListRecords<kHeadDim>(static_cast<const std::byte*>(tile->content) + row * int64_t{4 * kHeadDim}, size, to + at);
-    }
-    to += total;
-  }
-}
-
-// Writes the records of the tiles that the super-clusters before memory.end are, from `to` on.
+// Writes the records of the tiles that the super-clusters before memory.end are, from `to` on; they, too, lose their
+// size.
 template <int kHeadDim>
 __device__ __forceinline__ void ListTiles(const Stretch<kHeadDim>& stretch, const void** to, SelectMemory& memory) {
-  ForEachRanked(stretch, [&](int32_t pass, Place place, uint32_t tokens) {
+  to += ListedBefore(
+      stretch, [](uint32_t) { return 1U; }, memory);
+  ForEachRanked(stretch, [&](int32_t turn, Place place, uint32_t) {
     const bool listed = place < memory.end;
-    const void* tiles = listed ? stretch.scores.contents[stretch.Tile(pass)] : nullptr;
-    uint32_t total;
-    const uint32_t at = ScanBlock(listed ? 1 : 0, memory.scan, &total);
-    if (listed) to[at] = static_cast<const TileRecord<kHeadDim>*>(tiles) + threadIdx.x % kClusterTile;
-    to += total;
+    const unsigned all = __ballot_sync(kAllLanes, listed);
+    if (listed) {
+      const void* tiles = stretch.scores.contents[stretch.Tile(turn)];
+      to[__popc(all & ((1U << threadIdx.x % 32) - 1))] =
+          static_cast<const TileRecord<kHeadDim>*>(tiles) + threadIdx.x % kClusterTile;
+      stretch.scores.shapes[stretch.Number(turn)].size = 0;
+    }
+    to += __popc(all);
+  });
+}
+
+// Leaves the clusters from place `end` on without size.
+template <int kHeadDim>
+__device__ __forceinline__ void DropFrom(const Stretch<kHeadDim>& stretch, Place end) {
+  ForEachRanked(stretch, [&](int32_t turn, Place place, uint32_t) {
+    if (place >= end && place < kAllPlaces) stretch.scores.shapes[stretch.Number(turn)].size = 0;
   });
 }
 
@@ -425,14 +454,23 @@ __device__ __forceinline__ void ListSteadyTokens(const StepArgs& args, const Hea
   }
 }
 
-// Weight of everything in the stretch, where nothing is ranked: fills taken.
+// Takes every cluster, where none was scored: fills what scoring and ranking would, end and taken.
 template <int kHeadDim>
 __device__ __forceinline__ void TakeEverything(const Stretch<kHeadDim>& stretch, SelectMemory& memory) {
-  if (threadIdx.x == 0) memory.own_better = {0, 0};
+  if (threadIdx.x == 0) {
+    memory.own_better = {0, 0};
+    memory.end = kAllPlaces;
+  }
   __syncthreads();
   uint32_t tokens = 0;
-  for (int32_t pass = stretch.first_pass; pass < stretch.end_pass; ++pass) {
-    if (stretch.Has(pass)) tokens += stretch.tiles[stretch.Tile(pass)]->sizes[threadIdx.x % kClusterTile];
+  for (int32_t turn = 0; turn < stretch.turns(); ++turn) {
+    if (!stretch.Has(turn)) continue;
+    const TileRecord<kHeadDim>* record = stretch.tiles[stretch.Tile(turn)];
+    const uint32_t size = record->sizes[threadIdx.x % kClusterTile];
+    tokens += size;
+    Keep(stretch, turn, {size == 0 ? kNoKey : 0, size});
+    stretch.scores.shapes[stretch.Number(turn)].size = size;
+    stretch.scores.contents[stretch.Tile(turn)] = record->content;
   }
   tokens = __reduce_add_sync(kAllLanes, tokens);
   if (threadIdx.x % 32 == 0) atomicAdd(&memory.own_better.tokens, tokens);
@@ -449,15 +487,19 @@ __device__ __forceinline__ Stretch<kHeadDim> StretchOf(const StepArgs& args, con
   Stretch<kHeadDim> stretch;
   stretch.tiles = TilesOf<kHeadDim>(args, head, level, upper);
   stretch.n_tiles = level == 0 && upper ? args.scores[1].selected[h].opened : head.n_tiles[level];
-  const int32_t passes = (stretch.n_tiles + kPassTiles - 1) / kPassTiles;
-  stretch.first_pass = static_cast<int32_t>(Cut(passes, ClusterRank(), ClusterSize()));
-  stretch.end_pass = static_cast<int32_t>(Cut(passes, ClusterRank() + 1, ClusterSize()));
+  constexpr int kWarps = kSelectThreads / 32;
+  const int warp = threadIdx.x / 32;
+  const int warps = ClusterSize() * kWarps;
+  stretch.first = static_cast<int32_t>(Cut(stretch.n_tiles, ClusterRank() * kWarps + warp, warps));
+  stretch.end = static_cast<int32_t>(Cut(stretch.n_tiles, ClusterRank() * kWarps + warp + 1, warps));
   stretch.scores = ScoresFrom(args.scores[level], first_tile, args.group);
-  stretch.kept = stretch.end_pass - stretch.first_pass <= kKeptPasses ? kept : nullptr;
+  // All warps or none: the shape of the code that reads them is the same.
+  const bool fits = stretch.n_tiles <= int64_t{2} * kKeptTurns * warps;
+  stretch.kept = fits ? kept + warp * kKeptTurns * 32 : nullptr;
   return stretch;
 }
 
-// Grid [heads * CTAs of a thread-block cluster]; dynamic shared memory: kKeptPasses clusters a thread.
+// Grid [heads * CTAs of a thread-block cluster]; dynamic shared memory: kKeptTurns clusters a thread.
 template <int kHeadDim>
 __global__ void __launch_bounds__(kSelectThreads) SelectKernel(const StepArgs args, int level) {
   __shared__ SelectMemory memory;
@@ -500,26 +542,20 @@ __global__ void __launch_bounds__(kSelectThreads) SelectKernel(const StepArgs ar
     all.tokens += memory.taken[r].tokens;
     all.clusters += memory.taken[r].clusters;
   }
-  const Place end = memory.end;
-  if (everything) {
-    ListAllTokens(stretch, addresses + budget.steady_tokens + before, memory);
-  } else if (level == 0) {
+  if (level == 0) {
     ListTokens(stretch, addresses + budget.steady_tokens + before, memory);
   } else {
     ListTiles(stretch, args.opened + head.first_tile[0] + before, memory);
   }
   ClusterWait();
-  Place estimated_end = kAllPlaces;
   const int64_t last = all.clusters + head.estimate[level];
   if (!everything && last < stretch.n_tiles * int64_t{kClusterTile}) {
     // The retrieved clusters are the first of the order, so the estimated ones end at this rank.
     FindEnd(stretch, static_cast<uint32_t>(last), true, false, memory);
-    estimated_end = memory.end;
+    DropFrom(stretch, memory.end);
     ClusterWait();
   }
   if (rank == 0 && threadIdx.x == 0) {
-    to->retrieved_end = end;
-    to->estimated_end = estimated_end;
     to->tiles = everything ? 0 : stretch.n_tiles;
     to->opened = level == 1 ? static_cast<int32_t>(all.clusters) : -1;
     if (level == 0) args.list_tokens[h] = budget.steady_tokens + all.tokens;

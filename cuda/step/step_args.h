@@ -21,10 +21,8 @@ constexpr Place kNoPlace = ~Place{0};                 // of padding
 
 // What was chosen of one level of one head.
 struct Selection {
-  Place retrieved_end;  // clusters before this place are read, super-clusters opened
-  Place estimated_end;  // the others before this one are estimated
-  int32_t tiles;        // scored; 0: none, and nothing is estimated
-  int32_t opened;       // of the upper level: tiles opened; -1: all, the upper level was not used
+  int32_t tiles;   // scored; 0: none, and nothing is estimated
+  int32_t opened;  // of the upper level: tiles opened; -1: all, the upper level was not used
   float max_logit[kMaxGroup];
   float log_mass[kMaxGroup];  // log sum size exp(logit)
 };
@@ -39,7 +37,7 @@ struct PartSums {
 
 struct ClusterShape {
   float spread;
-  uint32_t size;  // 0: padding
+  uint32_t size;  // 0: padding; after selection also what is read, opened or dropped
 };
 
 struct LevelScores {
