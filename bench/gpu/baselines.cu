@@ -34,10 +34,6 @@ __global__ void FillKernel(__nv_bfloat16* to, size_t count) {
 
 }  // namespace
 
-void ReadAll(const void* from, size_t bytes, float* sink) {
-  ReadKernel<<<2048, 512>>>(static_cast<const uint4*>(from), bytes / 16, sink);
-}
-
 void FillWithNumbers(void* to, size_t bytes) {
   FillKernel<<<4096, 256>>>(static_cast<__nv_bfloat16*>(to), bytes / 2);
   Check(cudaDeviceSynchronize(), "fill");

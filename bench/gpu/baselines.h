@@ -7,9 +7,6 @@
 
 namespace swell::bench {
 
-// Reads `bytes` of device memory once, in one launch on the default stream.
-void ReadAll(const void* from, size_t bytes, float* sink);
-
 // Fills device memory with different small bfloat16 numbers.
 void FillWithNumbers(void* to, size_t bytes);
 

@@ -501,7 +501,7 @@ __device__ __forceinline__ Stretch<kHeadDim> StretchOf(const StepArgs& args, con
 
 // Grid [heads * CTAs of a thread-block cluster]; dynamic shared memory: kKeptTurns clusters a thread.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kSelectThreads) SelectKernel(const StepArgs args, int level) {
+__global__ void __launch_bounds__(kSelectThreads, 1) SelectKernel(const StepArgs args, int level) {
   __shared__ SelectMemory memory;
   extern __shared__ Ranked kept[];
   const int rank = ClusterRank();
