@@ -16,7 +16,7 @@ import xml.etree.ElementTree
 
 SWELL = sys.argv[1]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-COMMANDS = ("run", "fidelity", "inspect", "speed")
+COMMANDS = ("run", "chat", "fidelity", "inspect", "speed")
 SMALL = ("inspect", "--synthetic", "--tokens", "3000", "--layers", "1")
 
 
@@ -99,6 +99,7 @@ class ErrorTest(unittest.TestCase):
         self.assertIn("--tokens", self.usage_error("run", "--tokens", "131073"))
         self.assertIn("--retrieve-share", self.usage_error("run", "--retrieve-share", "0"))
         self.assertIn("--retrieve-share", self.usage_error("run", "--retrieve-share", "1.5"))
+        self.assertIn("--mode", self.usage_error("chat", "--mode", "fast"))
         self.assertIn("--tasks", self.usage_error("fidelity", "--tasks", "needles,haystack"))
         self.assertIn("--configs", self.usage_error("fidelity", "--configs", "swel"))
         self.assertIn("--preset", self.usage_error("inspect", "--preset", "best"))
@@ -259,6 +260,76 @@ class ModelTest(unittest.TestCase):
         result = swell("speed", "--text", str(ROOT / "LICENSE"), "--tokens", "131000")
         self.assertEqual(result.returncode, 1)
         self.assertIn("has only", result.stderr)
+
+    def chat(self, *arguments, **options):
+        return swell("chat", "--answer-tokens", "12", *arguments, **options)
+
+    def test_chat(self):
+        questions = "What is the capital of France?\n\n  \nAnd the capital of Italy?\r\n"
+        plain = self.chat(input=questions)
+        self.assertEqual(plain.returncode, 0, plain.stderr)
+        self.assertEqual(plain.stdout.count(" tokens per second, "), 2)
+        result = self.chat("--json", input=questions)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        first, second = (json.loads(line) for line in result.stdout.splitlines())
+        self.assertEqual(first["question"], "What is the capital of France?")
+        self.assertIn("Paris", first["answer"])
+        self.assertIn("Rome", second["answer"])
+        for turn in (first, second):
+            self.assertIn(turn["answer"], plain.stdout)
+            self.assertIn(turn["end"], ("model", "limit"))
+            self.assertTrue(1 <= turn["answer_tokens"] <= 12)
+            self.assertEqual(turn["share_read"], 1)  # of a context below floor_tokens
+            self.assertGreater(turn["tokens_per_second"], 0)
+        self.assertEqual(second["context_tokens"],
+                         first["context_tokens"] + second["prompt_tokens"] + second["answer_tokens"])
+
+    def test_chat_about_a_text(self):
+        shares = {}
+        for mode in ("wave", "exact"):
+            result = self.chat("--json", "--mode", mode, "--text", "tools/assets/prideprejudice.txt", "--tokens", "1800",
+                               input="Who is Mr. Bingley?")  # without a line's end
+            self.assertEqual(result.returncode, 0, result.stderr)
+            turn = json.loads(result.stdout)
+            self.assertGreater(turn["context_tokens"], 1800)
+            shares[mode] = turn["share_read"]
+        self.assertEqual(shares["exact"], 1)
+        self.assertLess(shares["wave"], 0.9)
+
+    def test_chat_refuses(self):
+        result = subprocess.run([SWELL, "chat"], input=b"\xff\n", capture_output=True, timeout=300)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn(b"UTF-8", result.stderr)
+        result = self.chat(input="word " * 300000)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("longer than 1 MiB", result.stderr)
+        result = self.chat("--adapter", "none", input="word " * 9000)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("the model reads at most 8,192", result.stderr)
+        result = self.chat("--text", "no/text.txt", input="")
+        self.assertIn("no/text.txt", result.stderr)
+        with open("/dev/full", "w", encoding="ascii") as full:
+            result = subprocess.run([SWELL, "chat", "--answer-tokens", "4"], input="Hi\n", stdout=full,
+                                    stderr=subprocess.PIPE, text=True, timeout=300)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("standard output", result.stderr)
+
+    def test_ctrl_c_ends_an_answer_and_ctrl_d_the_conversation(self):
+        child, terminal = pty.fork()
+        if child == 0:
+            os.execv(SWELL, [SWELL, "chat", "--answer-tokens", "100000"])
+        read_until(terminal, b"> ")
+        os.write(terminal, b"Count to a million, one number a line.\n")
+        read_until(terminal, b"line.\r\n")
+        self.assertTrue(os.read(terminal, 1))  # the answer begins
+        os.write(terminal, b"\x03")
+        self.assertIn(b"tokens per second", read_until(terminal, b"> "))
+        os.write(terminal, b"\x04")
+        read_until(terminal, b"\0")
+        _, status = os.waitpid(child, 0)
+        self.assertTrue(os.WIFEXITED(status))
+        self.assertEqual(os.WEXITSTATUS(status), 0)
+        os.close(terminal)
 
     def test_fidelity(self):
         with tempfile.TemporaryDirectory() as folder:
