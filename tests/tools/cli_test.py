@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import xml.etree.ElementTree
 
 SWELL = sys.argv[1]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-COMMANDS = ("run", "chat", "fidelity", "inspect", "speed")
+COMMANDS = ("run", "chat", "fidelity", "inspect", "speed", "trace")
 SMALL = ("inspect", "--synthetic", "--tokens", "3000", "--layers", "1")
 
 
@@ -128,6 +129,11 @@ class ErrorTest(unittest.TestCase):
             file.flush()
             self.runtime_error("speed", "--peer", file.name, message="--peer: ")
         self.runtime_error("speed", "--peer", "no/peer.json", message="no/peer.json")
+
+    def test_traces(self):
+        self.assertIn("--task", self.usage_error("trace", "--task", "tex"))
+        self.assertIn("--layers", self.usage_error("trace", "--layers", "1,-2"))
+        self.runtime_error("trace", "--out", "no/folder/t.bin", message="'no/folder/t.bin'")
 
     def test_layer_that_is_not_there(self):
         self.runtime_error(*SMALL, "--layer", "7", message="--layer 7")
@@ -330,6 +336,63 @@ class ModelTest(unittest.TestCase):
         self.assertTrue(os.WIFEXITED(status))
         self.assertEqual(os.WEXITSTATUS(status), 0)
         os.close(terminal)
+
+    def trace(self, folder, *arguments):
+        """What the reader of docs/trace_format.md finds in a trace of two layers."""
+        import numpy  # here: the other tests do without
+        page = (ROOT / "docs/trace_format.md").read_text()
+        reader = {}
+        exec(re.search(r"```python\n(.*?)```", page, re.S)[1], reader)
+        path = str(pathlib.Path(folder) / "trace.bin")
+        result = swell("trace", "--layers", "21,0,21", "--out", path, "--json", path + ".json", *arguments)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        trace, summary = reader["read_trace"](path), json.loads(pathlib.Path(path + ".json").read_text())
+        self.assertEqual(summary["bytes"], os.path.getsize(path))
+        self.assertEqual(summary["layers"], [0, 21])
+        self.assertEqual(list(trace["layers"]), [0, 21])
+        for name in ("kv_heads", "query_heads", "head_dim", "prefill_tokens", "decode_steps", "prefill_queries"):
+            self.assertEqual(trace[name], summary[name])
+        self.assertEqual((trace["kv_heads"], trace["query_heads"], trace["head_dim"], trace["scale"]), (3, 9, 64, 0.125))
+        tokens = trace["prefill_tokens"] + trace["decode_steps"]
+        for keys, values, queries in trace["layers"].values():
+            self.assertEqual((keys.dtype, keys.shape, values.shape), (numpy.float16, (tokens, 3, 64), (tokens, 3, 64)))
+            self.assertEqual(queries.shape, (trace["prefill_queries"] + trace["decode_steps"], 9, 64))
+            for rows in (keys, values, queries):
+                self.assertTrue(numpy.isfinite(rows).all())
+                self.assertTrue((abs(rows).max(axis=-1) > 0).all())
+        return trace
+
+    @staticmethod
+    def difference(a, b):
+        """Relative, of all rows together."""
+        a, b = a.astype("f4"), b.astype("f4")
+        return float((((a - b) ** 2).sum() / (b**2).sum()) ** 0.5)
+
+    def test_trace(self):
+        with tempfile.TemporaryDirectory() as folder:
+            decoded = self.trace(folder, "--tokens", "600", "--steps", "4", "--prefill-queries", "7")
+            self.assertEqual(decoded["positions"].tolist(), [i * 600 // 7 - 1 for i in range(1, 8)])
+            # The same tokens, all of them read in one go: every row is where the header says.
+            read = self.trace(folder, "--tokens", "604", "--steps", "0")
+            self.assertEqual(read["positions"].tolist(), list(range(604)))
+            positions = decoded["positions"].tolist() + [600, 601, 602, 603]
+            for layer, (keys, values, queries) in decoded["layers"].items():
+                all_keys, all_values, all_queries = read["layers"][layer]
+                self.assertLess(self.difference(keys, all_keys), 0.01)
+                self.assertLess(self.difference(values, all_values), 0.01)
+                self.assertLess(self.difference(queries, all_queries[positions]), 0.01)
+                self.assertGreater(self.difference(queries[1:], all_queries[positions[:-1]]), 0.1)  # not by chance
+
+    def test_trace_of_a_task(self):
+        with tempfile.TemporaryDirectory() as folder:
+            trace = self.trace(folder, "--task", "needles", "--tokens", "1024", "--steps", "30", "--mode", "wave")
+            self.assertEqual(trace["decode_steps"], 30)
+        result = swell("trace", "--layers", "30", "--tokens", "100")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("--layers 30: the layers are 0 to 29", result.stderr)
+        result = swell("trace", "--text", str(ROOT / "LICENSE"), "--tokens", "100000")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("has only", result.stderr)
 
     def test_fidelity(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -120,6 +120,32 @@ TEST(FileTest, WritesWholeFilesAndLeavesNothingElse) {
   EXPECT_EQ(ReadFile(path, 100).status().code(), StatusCode::kResourceExhausted);
 }
 
+TEST(FileTest, WritesWhereALinkLeads) {
+  const Folder folder;
+  const std::string path = folder.File("report.html"), link = folder.File("link.html");
+  ASSERT_TRUE(WriteFile(path, "old").ok());
+  ASSERT_EQ(symlink(path.c_str(), link.c_str()), 0);
+  ASSERT_TRUE(WriteFile(link, "new").ok());
+  EXPECT_EQ(ReadFile(path, 100).value(), "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+}
+
+TEST(FileTest, WithoutACommitNothingIsLeft) {
+  const Folder folder;
+  {
+    Result<FileWriter> writer = FileWriter::Open(folder.File("trace.bin"));
+    ASSERT_TRUE(writer.ok()) << writer.status().message();
+    EXPECT_TRUE(writer.value().Append("half").ok());
+    EXPECT_EQ(folder.Files(), 1);
+  }
+  EXPECT_EQ(folder.Files(), 0);
+  Result<FileWriter> writer = FileWriter::Open(folder.File("trace.bin"));
+  ASSERT_TRUE(writer.ok()) << writer.status().message();
+  for (const char* part : {"one, ", "two"}) EXPECT_TRUE(writer.value().Append(part).ok());
+  EXPECT_TRUE(writer.value().Commit().ok());
+  EXPECT_EQ(ReadFile(folder.File("trace.bin"), 100).value(), "one, two");
+}
+
 TEST(FileTest, FullDiskIsAnError) {
   const Status status = WriteFile("/dev/full", "report");
   EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);

@@ -20,6 +20,7 @@ Command AddChat(CLI::App& program);
 Command AddFidelity(CLI::App& program);
 Command AddInspect(CLI::App& program);
 Command AddSpeed(CLI::App& program);
+Command AddTrace(CLI::App& program);
 
 }  // namespace swell::cli
 
