@@ -17,7 +17,8 @@ import xml.etree.ElementTree
 
 SWELL = sys.argv[1]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-COMMANDS = ("run", "chat", "fidelity", "inspect", "speed", "trace")
+COMMANDS = ("run", "chat", "fidelity", "inspect", "speed", "trace", "bench")
+READERS = COMMANDS[:-1]  # take a text and a model
 SMALL = ("inspect", "--synthetic", "--tokens", "3000", "--layers", "1")
 
 
@@ -50,7 +51,7 @@ class HelpTest(unittest.TestCase):
             self.assertIn(command, result.stdout)
             help_text = swell(command, "--help")
             self.assertEqual(help_text.returncode, 0)
-            self.assertIn("--tokens", help_text.stdout)
+            self.assertIn("--json", help_text.stdout) if command != "run" else None
             self.assertIn("Exit codes: 0", help_text.stdout)
             self.assertEqual(help_text.stderr, "")
 
@@ -94,7 +95,7 @@ class ErrorTest(unittest.TestCase):
         self.usage_error("walk")
         self.usage_error("run", "--no-such-option")
         self.usage_error("inspect", "--synthetic", "extra")
-        for command in COMMANDS:
+        for command in READERS:
             self.assertIn("--tokens", self.usage_error(command, "--tokens", "0"))
             self.assertIn("--tokens", self.usage_error(command, "--tokens", "many"))
         self.assertIn("--tokens", self.usage_error("run", "--tokens", "131073"))
@@ -106,7 +107,7 @@ class ErrorTest(unittest.TestCase):
         self.assertIn("--preset", self.usage_error("inspect", "--preset", "best"))
 
     def test_missing_files(self):
-        for command in COMMANDS:
+        for command in READERS:
             self.runtime_error(command, "--model", "no/model.gguf", message="no/model.gguf")
         self.runtime_error("run", "--report", "no/folder/report.html", message="'no/folder/report.html'")
         self.runtime_error("fidelity", "--json", "no/folder/f.json", message="'no/folder/f.json'")
@@ -166,6 +167,94 @@ class InspectTest(unittest.TestCase):
         writing = [line for line in result.stderr.splitlines() if line.startswith("writing")]
         self.assertTrue(5 <= len(writing) <= 11, result.stderr)
         self.assertNotIn("\x1b", result.stderr)
+
+
+FAKE_BENCHMARK = """#!/bin/sh
+case "$*" in
+  *list_tests*) printf '%s\\n' Step/tokens:8 Step/tokens:16 Step/tokens:32 Broken ;;
+  *) cat '{answer}'; exit {code} ;;
+esac
+"""
+
+
+class BenchTest(unittest.TestCase):
+    """With programs that only print what they are told; the real ones where they are built."""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+
+    def fake(self, answer, code=0):
+        folder = pathlib.Path(self.folder.name)
+        (folder / "answer.json").write_text(answer)
+        program = folder / "index_bench"
+        program.write_text(FAKE_BENCHMARK.format(answer=folder / "answer.json", code=code))
+        program.chmod(0o755)
+        return swell("bench", "--programs", "index", "--folder", str(folder), "--json", str(folder / "b.json"),
+                     "--report", str(folder / "b.html"))
+
+    def answer(self, unit="us"):
+        entries = []
+        for tokens, time in ((8, 10), (16, 20), (32, 40)):
+            for aggregate, value in (("mean", 1), ("median", time), ("cv", 0.25)):
+                entries.append({"name": "x", "run_name": f"Step/tokens:{tokens}/exact:1/real_time", "run_type": "aggregate",
+                                "aggregate_name": aggregate, "real_time": value, "cpu_time": value / 2, "time_unit": unit,
+                                "threads": 1, "bytes_per_second": 3e9, "found": 7})
+        entries.append({"name": "y", "run_name": "Broken", "run_type": "iteration", "error_occurred": True,
+                        "error_message": "no <memory>"})
+        context = {"date": "today", "num_cpus": 6, "mhz_per_cpu": 2000, "load_avg": [2.5, 1, 1],
+                   "caches": [{"type": "Unified", "level": 2, "size": 1 << 20, "num_sharing": 1}]}
+        return json.dumps({"context": context, "benchmarks": entries})
+
+    def test_table_json_and_page(self):
+        result = self.fake(self.answer())
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stdout, r"index +Step +tokens:16 exact:1 +20 us +25 % +3 GB/s, 7 found\n")
+        self.assertIn("6 CPUs", result.stdout)
+        self.assertIn("Load before the first program: 2.5: other programs were running", result.stdout)
+        self.assertIn("no <memory>", result.stdout)
+        report = json.loads((pathlib.Path(self.folder.name) / "b.json").read_text())
+        self.assertEqual((report["cpus"], report["repetitions"], report["caches"]), (6, 3, [{"level": "L2", "bytes": 1 << 20}]))
+        steps, broken = report["benchmarks"][:-1], report["benchmarks"][-1]
+        self.assertEqual([step["arguments"] for step in steps], [f"tokens:{n} exact:1" for n in (8, 16, 32)])
+        for step, seconds in zip(steps, (10e-6, 20e-6, 40e-6)):
+            self.assertAlmostEqual(step["seconds"], seconds)
+            self.assertAlmostEqual(step["cpu_seconds"], seconds / 2)
+            self.assertEqual((step["spread"], step["counters"]), (0.25, {"bytes_per_second": 3e9, "found": 7}))
+        self.assertEqual(broken["error"], "no <memory>")
+        page = (pathlib.Path(self.folder.name) / "b.html").read_text()
+        names = [element.tag.split("}")[1] for element in xml.etree.ElementTree.fromstring(page).iter()]
+        self.assertEqual(names.count("svg"), 2)  # bars, and a line over the tokens
+
+    def test_programs_that_fail(self):
+        for answer, code, message in ((self.answer(), 3, "ended with code 3"), ("no JSON", 0, "the output of the program 'index'"),
+                                      ("{}", 0, "'index'"), (self.answer(unit="fortnight"), 0, "'index'")):
+            result = self.fake(answer, code)
+            self.assertEqual(result.returncode, 1, message)
+            self.assertIn(message, result.stderr)
+            self.assertFalse((pathlib.Path(self.folder.name) / "b.json").exists())
+
+    def test_programs_that_are_missing(self):
+        result = swell("bench", "--folder", self.folder.name)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn(f"the benchmark program 'attention_bench' is neither '{self.folder.name}/attention_bench'", result.stderr)
+        broken = pathlib.Path(self.folder.name) / "attention_bench"
+        broken.write_bytes(b"\x7fELF and nothing more")
+        broken.chmod(0o755)
+        result = swell("bench", "--folder", self.folder.name)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("cannot start", result.stderr)
+
+    def test_real_programs(self):
+        if not (pathlib.Path(SWELL).parents[1] / "bench/attention/attention_bench").exists():
+            self.skipTest("built without the benchmarks")
+        arguments = ("bench", "--programs", "attention", "--min-time", "0.001", "--repetitions", "1")
+        result = swell(*arguments, "--filter", "RankStep/64/3$")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stdout, r"attention +RankStep +64 3 +[0-9.]+ [mu]s +-")
+        result = swell(*arguments, "--filter", "NoSuchStep")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("no benchmark matches --filter 'NoSuchStep'", result.stderr)
 
 
 class InterruptTest(unittest.TestCase):

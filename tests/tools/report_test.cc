@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <limits>
 #include <string>
@@ -84,6 +85,28 @@ TEST(PlotTest, EmptyAndZeroDataStayFinite) {
     EXPECT_EQ(svg.find("nan"), std::string::npos) << svg;
     EXPECT_EQ(svg.find("inf"), std::string::npos) << svg;
   }
+}
+
+TEST(PlotTest, RowsHaveBarsInProportion) {
+  const std::string svg = RowPlot("time", {{"a <b>", 2, "2 ms"}, {"c", 1, "1 ms"}, {"d", kNan, "-"}});
+  EXPECT_EQ(Count(svg, "<rect"), 3);
+  EXPECT_EQ(Count(svg, "width=\"230.0\""), 1);
+  EXPECT_EQ(Count(svg, "width=\"115.0\""), 1);
+  EXPECT_EQ(Count(svg, "width=\"0.0\""), 1);
+  EXPECT_NE(svg.find("a &lt;b&gt;"), std::string::npos);
+}
+
+TEST(PlotTest, ALongLegendTakesMoreLines) {
+  const auto height = [](const std::string& svg) {
+    double found = 0;
+    EXPECT_EQ(std::sscanf(svg.substr(svg.find("viewBox")).c_str(), "viewBox=\"0 0 640.0 %lf", &found), 1);
+    return found;
+  };
+  std::vector<Series> series = {{"exact attention", {1}, {1}}};
+  const double one = height(LinePlot({"t", "x", "y"}, series));
+  for (int i = 0; i < 5; ++i) series.push_back({"a configuration with a long name", {1}, {1}});
+  EXPECT_GT(height(LinePlot({"t", "x", "y"}, series)), one);
+  EXPECT_GT(one, height(LinePlot({"t", "x", "y"}, {})));
 }
 
 TEST(PlotTest, HeatMapScalesToItsLargestValue) {

@@ -9,7 +9,7 @@
 namespace swell::report {
 namespace {
 
-constexpr double kWidth = 640, kHeight = 320;
+constexpr double kWidth = 640, kDataHeight = 232;
 constexpr double kLeft = 72, kRight = 28, kTop = 40, kBottom = 48;
 constexpr int kColours = 5;  // classes c0 .. c4 of the page
 
@@ -60,10 +60,13 @@ struct Axis {
   double top;
 };
 
+// The area of the data; `top` leaves room for title and legend.
 struct Frame {
   Axis x, y;
+  double top;
+  double bottom() const { return top + kDataHeight; }
   double X(double value) const { return kLeft + value / x.top * (kWidth - kLeft - kRight); }
-  double Y(double value) const { return kHeight - kBottom - value / y.top * (kHeight - kTop - kBottom); }
+  double Y(double value) const { return bottom() - value / y.top * kDataHeight; }
 };
 
 std::string VerticalAxis(const Frame& frame, const std::string& label) {
@@ -73,23 +76,36 @@ std::string VerticalAxis(const Frame& frame, const std::string& label) {
     svg += Line(tick > 0 ? "grid" : "axis", kLeft, frame.Y(tick), kWidth - kRight, frame.Y(tick));
     svg += Text(kLeft - 6, frame.Y(tick) + 4, "end", FormatNumber(tick));
   }
-  const double middle = (kTop + kHeight - kBottom) / 2;
+  const double middle = frame.top + kDataHeight / 2;
   return svg + Text(16, middle, "middle", label, (" transform=\"rotate(-90 16 " + Fixed(middle) + ")\"").c_str());
 }
 
-// Right-aligned in the title's line; series without data are left out, but keep their colour.
-std::string Legend(const std::vector<Series>& series) {
-  constexpr double kCharacter = 6.2, kSquare = 15, kGap = 14;
-  std::string svg;
-  double x = kWidth - kRight;
-  for (size_t s = series.size(); s-- > 0;) {
-    if (series[s].y.empty()) continue;
-    x -= kSquare + kCharacter * static_cast<double>(series[s].name.size());
-    svg += "<rect class=\"fill " + Colour(s) + "\" x=\"" + Fixed(x) + "\" y=\"11\" width=\"10\" height=\"10\"/>\n";
-    svg += Text(x + kSquare, 20, "start", series[s].name);
-    x -= kGap;
+// Under the title, in as many lines as it takes; series without data are left out, but keep their colour.
+struct Legend {
+  explicit Legend(const std::vector<Series>& series) {
+    constexpr double kCharacter = 6.4, kSquare = 15, kGap = 18, kLine = 18;
+    double x = 8;
+    for (size_t s = 0; s < series.size(); ++s) {
+      if (series[s].y.empty()) continue;
+      const double width = kSquare + kCharacter * static_cast<double>(series[s].name.size());
+      if (height == 0 || x + width > kWidth - 8) {
+        x = 8;
+        height += kLine;
+      }
+      const double y = kTop - 4 + height - kLine;
+      svg += "<rect class=\"fill " + Colour(s) + "\" x=\"" + Fixed(x) + "\" y=\"" + Fixed(y - 9) +
+             "\" width=\"10\" height=\"10\"/>\n";
+      svg += Text(x + kSquare, y, "start", series[s].name);
+      x += width + kGap;
+    }
   }
-  return svg;
+  std::string svg;
+  double height = 0;
+};
+
+// Title, legend, vertical axis: what line plots and bar plots begin with.
+std::string Begin(const Frame& frame, std::string_view title, const Legend& legend, const std::string& y_label) {
+  return Open(kWidth, frame.bottom() + kBottom, title) + legend.svg + VerticalAxis(frame, y_label);
 }
 
 std::string Point(const Frame& frame, const Series& series, size_t i, const std::string& colour, double radius) {
@@ -173,14 +189,15 @@ std::string LinePlot(const LinePlotOptions& options, const std::vector<Series>& 
     y_top = Largest(one.y, y_top);
   }
   if (options.diagonal) x_top = y_top = std::max(x_top, y_top);
-  const Frame frame{Axis(x_top), Axis(y_top)};
-  std::string svg = Open(kWidth, kHeight, options.title) + VerticalAxis(frame, options.y_label) + Legend(series);
+  const Legend legend(series);
+  const Frame frame{Axis(x_top), Axis(y_top), kTop + legend.height};
+  std::string svg = Begin(frame, options.title, legend, options.y_label);
   for (int i = 0; i <= frame.x.steps(); ++i) {
     const double tick = i * frame.x.step;
     svg += Line("axis", frame.X(tick), frame.Y(0), frame.X(tick), frame.Y(0) + 4);
     svg += Text(frame.X(tick), frame.Y(0) + 18, "middle", FormatNumber(tick));
   }
-  svg += Text((kLeft + kWidth - kRight) / 2, kHeight - 10, "middle", options.x_label);
+  svg += Text((kLeft + kWidth - kRight) / 2, frame.bottom() + kBottom - 10, "middle", options.x_label);
   if (options.diagonal) svg += Line("axis", frame.X(0), frame.Y(0), frame.X(frame.x.top), frame.Y(frame.y.top));
   for (size_t s = 0; s < series.size(); ++s) svg += DrawSeries(frame, series[s], s, options.points_only);
   return svg + "</svg>\n";
@@ -190,8 +207,9 @@ std::string BarPlot(const BarPlotOptions& options, const std::vector<std::string
                     const std::vector<Series>& series) {
   double top = 0;
   for (const Series& one : series) top = Largest(one.y, top);
-  const Frame frame{Axis(1), Axis(top)};
-  std::string svg = Open(kWidth, kHeight, options.title) + VerticalAxis(frame, options.y_label) + Legend(series);
+  const Legend legend(series);
+  const Frame frame{Axis(1), Axis(top), kTop + legend.height};
+  std::string svg = Begin(frame, options.title, legend, options.y_label);
   const double group_width = (kWidth - kLeft - kRight) / static_cast<double>(std::max<size_t>(groups.size(), 1));
   const double bar_width = group_width * 0.8 / static_cast<double>(std::max<size_t>(series.size(), 1));
   for (size_t g = 0; g < groups.size(); ++g) {
@@ -205,6 +223,23 @@ std::string BarPlot(const BarPlotOptions& options, const std::vector<std::string
              Fixed(frame.Y(0) - frame.Y(value)) + "\"><title>" + Escape(groups[g]) + ", " + Escape(series[s].name) +
              ": " + FormatNumber(value) + "</title></rect>\n";
     }
+  }
+  return svg + "</svg>\n";
+}
+
+std::string RowPlot(const std::string& title, const std::vector<Row>& rows) {
+  constexpr double kLine = 20, kNames = 300, kNumbers = 110;
+  double largest = 0;
+  for (const Row& row : rows) largest = Largest({row.value}, largest);
+  std::string svg = Open(kWidth, kTop + kLine * static_cast<double>(rows.size()), title);
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const double y = kTop + kLine * static_cast<double>(r);
+    const double value = std::isfinite(rows[r].value) ? rows[r].value : 0;
+    const double width = largest > 0 ? value / largest * (kWidth - kNames - kNumbers) : 0;
+    svg += Text(kNames - 8, y + 11, "end", rows[r].name);
+    svg += "<rect class=\"fill c0\" x=\"" + Fixed(kNames) + "\" y=\"" + Fixed(y) + "\" width=\"" + Fixed(width) +
+           "\" height=\"14\"/>\n";
+    svg += Text(kNames + width + 6, y + 11, "start", rows[r].label);
   }
   return svg + "</svg>\n";
 }

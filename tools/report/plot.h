@@ -40,6 +40,15 @@ struct BarPlotOptions {
 std::string BarPlot(const BarPlotOptions& options, const std::vector<std::string>& groups,
                     const std::vector<Series>& series);
 
+struct Row {
+  std::string name;
+  double value = 0;   // >= 0
+  std::string label;  // the value as a reader wants it
+};
+
+// Horizontal bars from 0, one per row, with the row's name before it and its label behind.
+std::string RowPlot(const std::string& title, const std::vector<Row>& rows);
+
 struct HeatMapOptions {
   std::string title;
   std::string row_name;     // "KV head"
