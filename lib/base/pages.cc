@@ -17,8 +17,8 @@ constexpr size_t kHugePage = size_t{2} << 20;
 // What is carved into pieces; larger requests get chunks of their own.
 constexpr size_t kChunk = 16 * kHugePage;
 constexpr std::align_val_t kChunkAlignment{kHugePage};
-// One empty chunk is kept for so many that are in use. A prompt's rows lie in the tail before they lie in segments; without
-// spares the system would have to clear the pages for both.
+// One empty chunk is kept for so many that are in use. A prompt's rows lie in the tail before they lie in segments;
+// without spares the system would have to clear the pages for both.
 constexpr size_t kUsedPerSpare = 8;
 // Below this a huge page brings nothing, and the heap wastes less.
 constexpr size_t kSmallest = size_t{16} << 10;

@@ -30,8 +30,8 @@ Budget PlanBudget(const HeadStep& step, int64_t steady_tokens, int64_t clustered
   const RetrievalOptions& options = *step.retrieval;
   const int64_t floor_tokens = std::max<int64_t>(0, options.floor_tokens - steady_tokens);
   const float share = RetrieveShare(step);
-  int64_t tokens = options.retrieve_tokens > 0 ? options.retrieve_tokens : CeilShare(share, clustered_tokens);
-  if (options.max_retrieve_tokens > 0) tokens = std::min(tokens, options.max_retrieve_tokens);
+  const int64_t wanted = options.retrieve_tokens > 0 ? options.retrieve_tokens : CeilShare(share, clustered_tokens);
+  const int64_t tokens = options.max_retrieve_tokens > 0 ? std::min(wanted, options.max_retrieve_tokens) : wanted;
   Budget budget;
   budget.everything = std::max(tokens, floor_tokens) >= clustered_tokens;
   if (budget.everything) return budget;
@@ -45,7 +45,7 @@ Budget PlanBudget(const HeadStep& step, int64_t steady_tokens, int64_t clustered
     return budget;
   }
   const double per_token = static_cast<double>(clusters) / static_cast<double>(std::max<int64_t>(1, clustered_tokens));
-  const int64_t by_share = options.retrieve_tokens > 0 || options.max_retrieve_tokens > 0
+  const int64_t by_share = options.retrieve_tokens > 0 || tokens < wanted
                                ? std::llround(static_cast<double>(tokens) * per_token)
                                : std::llround(static_cast<double>(share) * static_cast<double>(clusters));
   const auto by_floor = static_cast<int64_t>(std::ceil(static_cast<double>(floor_tokens) * per_token));
