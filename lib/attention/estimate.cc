@@ -1,4 +1,5 @@
 // Estimation zone: clusters answered from their scores, sizes and mean values, with the terms of the predicted error.
+#include "lib/attention/run_ahead.h"
 #include "lib/base/simd_targets.h"
 #include "swell/attention.h"
 
@@ -284,9 +285,19 @@ void EstimateRuns(const HeadShape& shape, std::span<const ClusterRun> runs, cons
   Estimator<kCorrect> estimator(shape, scores, state.max, log_mass);
   int64_t entry = 0;
   const float* widths = scores.widths;
-  for (const ClusterRun& run : runs) {
-    estimator.Add(run, zones, entry, widths);
-    entry += TileEntries(run.clusters);
+  for (size_t r = 0; r < runs.size(); ++r) {
+    AskAhead(runs, r, [&](const ClusterRun& run) {
+      const ClusterView& view = *run.view;
+      const int64_t tile = run.first / kClusterTile, tiles = TileEntries(run.clusters) / kClusterTile;
+      AskFor(view.first_rows + run.first, run.clusters);
+      AskFor(view.spreads + run.first, run.clusters);
+      AskFor(view.value_scales + run.first, run.clusters);
+      AskFor(view.value_energies + run.first, run.clusters);
+      AskFor(view.tile_scales + tile, tiles);
+      AskFor(view.tile_means + tile * shape.head_dim, tiles * shape.head_dim);
+    });
+    estimator.Add(runs[r], zones, entry, widths);
+    entry += TileEntries(runs[r].clusters);
     widths += shape.group;
   }
   estimator.AddTo(state, errors);

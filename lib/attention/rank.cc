@@ -1,4 +1,5 @@
 // Ranking of clusters: softmax of the scores per query head, joined over the group.
+#include "lib/attention/run_ahead.h"
 #include "lib/base/simd_targets.h"
 #include "swell/attention.h"
 
@@ -111,6 +112,10 @@ void Rank(int32_t group, std::span<const ClusterRun> runs, const ClusterScores& 
   HeadSums sums[kMaxGroup];
   int64_t entry = 0;
   for (size_t r = 0; r < runs.size(); entry += TileEntries(runs[r++].clusters)) {
+    AskAhead(runs, r, [](const ClusterRun& run) {
+      AskFor(run.view->first_rows + run.first, run.clusters);
+      AskFor(run.view->spreads + run.first, run.clusters);
+    });
     StoreSizes(runs[r], sizes + entry);
     for (int32_t g = 0; g < group; ++g) AddRun(head_scores(r, entry, g), sizes + entry, &sums[g]);
   }

@@ -1,5 +1,6 @@
 // Scores of clusters: one lane is one cluster; four dimensions of a tile are one vector of bytes.
 #include "lib/attention/byte_dots.h"
+#include "lib/attention/run_ahead.h"
 #include "lib/base/simd_targets.h"
 #include "swell/attention.h"
 
@@ -181,7 +182,13 @@ void ForEachBlock(const HeadShape& shape, const float* queries, std::span<const 
   for (int i = 0; i < kTilesAhead; ++i) ahead.Next();
   int64_t to = 0;
   float* widths = scores.widths;
-  for (const ClusterRun& run : runs) {
+  for (size_t r = 0; r < runs.size(); ++r) {
+    const ClusterRun& run = runs[r];
+    AskAhead(runs, r, [&](const ClusterRun& later) {
+      AskFor(later.view->center, shape.head_dim);
+      AskFor(later.view->spread_profile, shape.head_dim);
+      AskFor(later.view->centroid_scales + later.first, later.clusters);
+    });
     if (run.view != view) {
       flush();
       view = run.view;
