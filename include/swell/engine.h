@@ -190,10 +190,12 @@ struct EngineStats {
   int64_t bytes_read = 0;
   int64_t segments_sealed = 0;
   int64_t segments_compacted = 0;
-  // Answers (query heads) that were audited, and those whose error was within a factor of 2 and 3 of the predicted one.
+  // Answers (query heads) that were audited, those whose error was within a factor of 2 and 3 of the predicted one, and
+  // the sum of these factors, each 1 or more.
   int64_t audited_answers = 0;
   int64_t audited_within_2 = 0;
   int64_t audited_within_3 = 0;
+  double audited_factor_sum = 0;
   int64_t builds_failed = 0;  // background builds given up (memory, budget); their tokens stay exact
 };
 

@@ -364,8 +364,15 @@ class ModelTest(unittest.TestCase):
         plain = self.chat(input=questions)
         self.assertEqual(plain.returncode, 0, plain.stderr)
         self.assertEqual(plain.stdout.count(" tokens per second, "), 2)
-        result = self.chat("--json", input=questions)
-        self.assertEqual(result.returncode, 0, result.stderr)
+        with tempfile.TemporaryDirectory() as folder:
+            metrics = pathlib.Path(folder) / "swell.prom"
+            result = self.chat("--json", "--metrics", str(metrics), input=questions)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertEqual(os.listdir(folder), ["swell.prom"])
+            samples = dict(line.split(" ") for line in metrics.read_text().splitlines() if not line.startswith("#"))
+        self.assertEqual(samples["swell_sequences"], "1")
+        self.assertGreater(int(samples["swell_tokens_read_total"]), 0)
+        self.assertIn("swell_audit_error_factor_count", samples)
         first, second = (json.loads(line) for line in result.stdout.splitlines())
         self.assertEqual(first["question"], "What is the capital of France?")
         self.assertIn("Paris", first["answer"])

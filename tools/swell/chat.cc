@@ -10,7 +10,9 @@
 #include <memory>
 #include <utility>
 
+#include "swell/metrics.h"
 #include "tools/model/sampler.h"
+#include "tools/report/file.h"
 #include "tools/report/format.h"
 #include "tools/swell/command.h"
 #include "tools/swell/json.h"
@@ -34,6 +36,7 @@ struct Options {
   float temperature = 0;
   uint64_t seed = 0;
   bool json = false;
+  std::string metrics;
 };
 
 // A question and its answer.
@@ -187,9 +190,15 @@ std::string Summary(const Turn& turn) {
          report::FormatCount(turn.context_tokens) + " tokens read]\n";
 }
 
+Status WriteMetrics(const Engine& engine, const std::string& path) {
+  const Result<std::string> text = MetricsText(engine.Stats());
+  if (!text.ok()) return text.status();
+  return report::WriteFile(path, text.value());
+}
+
 // Answers line after line of standard input until it ends. On a terminal a turn that fails is reported and the
 // conversation goes on.
-Status Converse(const Runtime& runtime, const Options& options, Conversation& conversation) {
+Status Converse(Runtime& runtime, const Options& options, Conversation& conversation) {
   const bool terminal = isatty(STDIN_FILENO) == 1;
   const auto show = [&](const std::string& piece) {
     if (!options.json) std::cout << Printable(piece, "\n\t") << std::flush;
@@ -210,12 +219,14 @@ Status Converse(const Runtime& runtime, const Options& options, Conversation& co
     }
     std::cout << (options.json ? JsonLine(ToJson(turn.value(), line)) : "\n" + Summary(turn.value()) + "\n")
               << std::flush;
+    if (!options.metrics.empty()) SWELL_RETURN_IF_ERROR(WriteMetrics(runtime.engine(), options.metrics));
   }
   if (terminal) std::cerr << "\n";
   return OkStatus();
 }
 
 Status RunChat(const Options& options) {
+  if (!options.metrics.empty()) SWELL_RETURN_IF_ERROR(report::CheckWritable(options.metrics));
   const Result<SequenceOptions> preset = SequencePreset("swell");
   if (!preset.ok()) return preset.status();
   Result<std::unique_ptr<Runtime>> opened = Runtime::Open(options.runtime, false);
@@ -262,6 +273,8 @@ Command AddChat(CLI::App& program) {
       ->capture_default_str();
   app->add_option("--seed", options->seed, "Chooses among the draws")->capture_default_str();
   app->add_flag("--json", options->json, "Print one line of JSON per turn instead of the text");
+  app->add_option("--metrics", options->metrics,
+                  "Write the engine's metrics (Prometheus text) to this file after each turn");
   AddRuntimeOptions(*app, options->runtime);
   return {app, [options, system] {
             options->own_system = system->count() > 0;
