@@ -51,7 +51,7 @@ class HelpTest(unittest.TestCase):
             self.assertIn(command, result.stdout)
             help_text = swell(command, "--help")
             self.assertEqual(help_text.returncode, 0)
-            self.assertIn("--json", help_text.stdout) if command != "run" else None
+            self.assertIn("--json", help_text.stdout)
             self.assertIn("Exit codes: 0", help_text.stdout)
             self.assertEqual(help_text.stderr, "")
 
@@ -301,9 +301,25 @@ class ModelTest(unittest.TestCase):
     def test_run(self):
         with tempfile.TemporaryDirectory() as folder:
             page = pathlib.Path(folder) / "report.html"
-            result = swell("run", "--tokens", "1536", "--questions", "2", "--report", str(page))
+            result = swell("run", "--tokens", "1536", "--questions", "2", "--report", str(page), "--json", str(page) + ".json")
             self.assertEqual(result.returncode, 0, result.stderr)
             self.check_page(page, figures=4)
+            report = json.loads(pathlib.Path(str(page) + ".json").read_text())
+        exact, wave = report["sides"]
+        self.assertEqual((exact["name"], wave["name"]), ("exact", "wave"))
+        for side in (exact, wave):
+            self.assertEqual(len(side["answers"]), 2)
+            for answer in side["answers"]:
+                self.assertIn(answer["question"], result.stdout)
+                self.assertEqual(answer["right"], answer["answer"] == answer["expected"])
+            self.assertGreater(side["tokens_per_second"], 0)
+        self.assertEqual(exact["share_read"], 1)
+        self.assertLess(wave["share_read"], 1)
+        self.assertGreater(wave["memory_bytes"], exact["memory_bytes"])
+        self.assertTrue(0 < report["audit"]["output_error"] < 1)
+        self.assertEqual([step["tokens"] for step in report["steps"]], [report["tokens"] // part for part in (8, 4, 2, 1)])
+        for step in report["steps"]:
+            self.assertTrue(0 < step["wave"]["attention"] < step["wave"]["seconds"])
         for words in ("answers right", "share of the tokens read", "exact attention", "wave index", "memory"):
             self.assertIn(words, result.stdout)
 

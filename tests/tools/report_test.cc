@@ -87,6 +87,28 @@ TEST(PlotTest, EmptyAndZeroDataStayFinite) {
   }
 }
 
+TEST(PlotTest, LogarithmicAxesHaveDecadesAndLeaveOutZero) {
+  LinePlotOptions options{"errors", "actual", "predicted"};
+  options.points_only = options.diagonal = options.logarithmic = true;
+  options.guide_factor = 3;
+  const std::string svg = LinePlot(options, {{"s", {0.002, 0.05, 0}, {0.5, 0.02, 0.1}}});
+  EXPECT_EQ(Count(svg, "<circle"), 2);
+  EXPECT_EQ(Count(svg, "class=\"guide\""), 2);
+  for (const char* tick : {">0.001<", ">0.01<", ">0.1<", ">1<"}) EXPECT_EQ(Count(svg, tick), 2) << tick;
+  EXPECT_EQ(Count(svg, ">10<"), 0);
+  const std::string empty = LinePlot(options, {{"s", {0, -1}, {0, 2}}});
+  EXPECT_EQ(Count(empty, "<circle"), 0);
+  for (const char* word : {"nan", "inf"}) EXPECT_EQ(Count(svg + empty, word), 0);
+}
+
+TEST(PlotTest, StackedBarsStandOnEachOther) {
+  const std::string svg = BarPlot({"t", "ms", true}, {"a"}, {{"one", {}, {6}}, {"two", {}, {4}}});
+  // The axis ends at 10, so that the sum fills the 232 units of the plot.
+  EXPECT_EQ(Count(svg, "height=\"139.2\""), 1);
+  EXPECT_EQ(Count(svg, "height=\"92.8\""), 1);
+  EXPECT_EQ(Count(svg, "y=\"58.0\" width"), 1);  // the upper one's top is the plot's
+}
+
 TEST(PlotTest, RowsHaveBarsInProportion) {
   const std::string svg = RowPlot("time", {{"a <b>", 2, "2 ms"}, {"c", 1, "1 ms"}, {"d", kNan, "-"}});
   EXPECT_EQ(Count(svg, "<rect"), 3);
@@ -116,6 +138,9 @@ TEST(PlotTest, HeatMapScalesToItsLargestValue) {
   EXPECT_EQ(Count(svg, "fill-opacity=\"0.500\""), 1);
   EXPECT_EQ(Count(svg, "fill-opacity=\"0.000\""), 2);
   EXPECT_NE(svg.find("layer 0, KV head 1: 10 %"), std::string::npos);
+  const std::string half = HeatMap({"error", "KV head", "layer", true, 0.2}, 1, 1, {0.1});
+  EXPECT_EQ(Count(half, "class=\"heat\" fill-opacity=\"0.500\""), 1);
+  EXPECT_NE(half.find(">20 %<"), std::string::npos);
 }
 
 TEST(PageTest, EscapesTextAndMarksCells) {
