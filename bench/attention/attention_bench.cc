@@ -200,11 +200,11 @@ struct MetaIndex {
       centroids[i / 64].bytes[i % 64] = value_means[i] = static_cast<int8_t>(i * 37 % 255 - 127);
     }
     scales.assign(kClusters, 0.04f);  // logits of three nats either way, as real ones
-    sizes.assign(kClusters, 8);
+    sizes.resize(kClusters);
     for (int64_t j = 0; j <= kClusters; ++j) first_rows.push_back(8 * j);
     queries = RandomFloats(shape.group * shape.head_dim);
     logits.resize(shape.group * kClusters);
-    sigmas.resize(shape.group * kClusters);
+    widths.resize(shape.group);
     importance.resize(kClusters);
     log_mass.resize(shape.group);
   }
@@ -217,20 +217,21 @@ struct MetaIndex {
     view.first_rows = first_rows.data();
     return {&view, 0, kClusters};
   }
-  ClusterScores scores() { return {logits.data(), sigmas.data(), kClusters}; }
+  ClusterScores scores() { return {logits.data(), widths.data(), kClusters}; }
   void Score() {
     const ClusterRun run = Run();
     ScoreClusters(shape, queries.data(), {&run, 1}, scores());
   }
   void Rank() {
-    RankClusters(shape.group, kClusters, scores(), sizes.data(), Ranking::kOptimistic, 1, importance.data(),
+    const ClusterRun run = Run();
+    RankClusters(shape.group, {&run, 1}, scores(), Ranking::kOptimistic, 1, importance.data(), sizes.data(),
                  log_mass.data());
   }
 
   static constexpr int64_t kClusters = 16384;
   HeadShape shape;
   ClusterView view;
-  std::vector<float> center, scales, queries, logits, sigmas, importance, log_mass;
+  std::vector<float> center, scales, queries, logits, widths, importance, log_mass;
   // ClusterView's alignment.
   struct alignas(64) Line {
     int8_t bytes[64];

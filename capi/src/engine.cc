@@ -1,8 +1,11 @@
 // The engine handle: open, close, shape, stats.
+#include <cstring>
+#include <string>
 #include <utility>
 
 #include "capi/src/guard.h"
 #include "capi/src/handles.h"
+#include "swell/metrics.h"
 
 namespace swell::capi {
 namespace {
@@ -23,6 +26,7 @@ Status Open(const swell_engine_options* from, swell_engine** engine) {
   target.shape.storage = static_cast<DType>(options.storage);
   target.threads = options.threads;
   target.host_budget_bytes = options.host_budget_bytes;
+  target.audit_interval = options.audit_interval;
   target.deterministic = (options.flags & SWELL_ENGINE_DETERMINISTIC) != 0;
   if (options.log != nullptr) {
     target.log = [log = options.log, context = options.log_context](const std::string& message) {
@@ -67,7 +71,29 @@ Status GetStats(const swell_engine* engine, swell_engine_stats* stats) {
   source.segments_sealed = from.segments_sealed;
   source.segments_compacted = from.segments_compacted;
   source.builds_failed = from.builds_failed;
+  source.audited_answers = from.audited_answers;
+  source.audited_within_2 = from.audited_within_2;
+  source.audited_within_3 = from.audited_within_3;
+  source.audited_factor_sum = from.audited_factor_sum;
   return FillStruct("stats", source, stats);
+}
+
+Status WriteMetrics(const swell_engine* engine, char* buffer, int64_t capacity, int64_t* size) {
+  SWELL_RETURN_IF_ERROR(CheckEngine(engine));
+  SWELL_RETURN_IF_ERROR(CheckPointer("size", size, alignof(int64_t)));
+  SWELL_RETURN_IF_ERROR(CheckNotNegative("capacity", capacity));
+  if (capacity > 0) SWELL_RETURN_IF_ERROR(CheckPointer("buffer", buffer, 1));
+  const Result<std::string> text = MetricsText(engine->engine->Stats());
+  if (!text.ok()) return text.status();
+  *size = static_cast<int64_t>(text.value().size()) + 1;
+  if (capacity == 0) return OkStatus();
+  if (capacity < *size) {
+    return Status(StatusCode::kOutOfRange,
+                  "capacity is " + std::to_string(capacity) + ", the text takes " + std::to_string(*size) + " bytes",
+                  StatusDetail::kBadSize);
+  }
+  std::memcpy(buffer, text.value().c_str(), static_cast<size_t>(*size));
+  return OkStatus();
 }
 
 }  // namespace
@@ -93,4 +119,9 @@ swell_code swell_engine_get_shape(const swell_engine* engine, swell_engine_shape
 
 swell_code swell_engine_get_stats(const swell_engine* engine, swell_engine_stats* stats, swell_error** error) {
   return swell::capi::Guard(error, [&] { return swell::capi::GetStats(engine, stats); });
+}
+
+swell_code swell_engine_metrics(const swell_engine* engine, char* buffer, int64_t capacity, int64_t* size,
+                                swell_error** error) {
+  return swell::capi::Guard(error, [&] { return swell::capi::WriteMetrics(engine, buffer, capacity, size); });
 }

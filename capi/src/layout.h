@@ -45,9 +45,9 @@ inline constexpr size_t kFirstBytes<swell_fetch_item> = 24;
 template <>
 inline constexpr size_t kFirstBytes<swell_fetch_args> = 32;
 
-static_assert(sizeof(swell_engine_options) == 64);
+static_assert(sizeof(swell_engine_options) == 72);
 static_assert(sizeof(swell_engine_shape) == 32);
-static_assert(sizeof(swell_engine_stats) == 112);
+static_assert(sizeof(swell_engine_stats) == 144);
 static_assert(sizeof(swell_sequence_options) == 32);
 static_assert(sizeof(swell_retrieval_options) == 72);
 static_assert(sizeof(swell_layer_info) == 48);

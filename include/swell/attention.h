@@ -43,38 +43,49 @@ void AttendCausal(const HeadShape& shape, const float* queries, int64_t n_querie
 // logits[r] = scale * q . k_r, without softmax, for search: `logits` [group, stride], stride >= tokens of the run.
 void ScoreRows(const HeadShape& shape, const float* queries, const KvRun& run, float* logits, int64_t stride);
 
-// Scores of clusters under a group's queries. Arrays are [group, stride]; entry [g, j] belongs to cluster j.
+// Entries of `clusters` clusters of a run: whole tiles, so that no kernel needs to know where runs end. What is
+// computed of a run is written to and read from its entries, run behind run; entries of padding hold no cluster.
+constexpr int64_t TileEntries(int64_t clusters) { return (clusters + kClusterTile - 1) / kClusterTile * kClusterTile; }
+
+// Scores of clusters under a group's queries.
 struct ClusterScores {
-  float* logits = nullptr;  // l_gj = scale * q_g . c_j
-  float* sigmas = nullptr;  // sigma_gj = scale * spread_j * sqrt(sum_d q_gd^2 profile_d), nats
-  int64_t stride = 0;
+  float* logits = nullptr;  // [group, stride]: l_gj = scale * q_g . c_j; -inf for padding
+  float* widths = nullptr;  // [runs, group]: sigma_gj = spread_j * width, width = scale * sqrt(sum_d q_gd^2 profile_d)
+  int64_t stride = 0;       // >= entries of all runs
 };
 
-// Fills the first entries of `scores`, one for each cluster of `runs`, in their order (callers offset the pointers for
-// later runs).
+// Fills the entries of `runs` in `scores`; callers offset the pointers for later runs.
 void ScoreClusters(const HeadShape& shape, const float* queries, std::span<const ClusterRun> runs,
                    ClusterScores scores);
 
-// importance[j] of `clusters` scored clusters, higher is better: under kOptimistic the largest log of a softmax over
-// the group, under kMass the mean softmax (types.h says of what).
-// log_mass[g] = log sum_j sizes[j] exp(l_gj): what the centroids say of the mass of all clusters; sizes [clusters].
-void RankClusters(int32_t group, int64_t clusters, const ClusterScores& scores, const uint32_t* sizes, Ranking ranking,
-                  float kappa, float* importance, float* log_mass);
+// importance [entries], higher is better: under kOptimistic the largest log of a softmax over the group, under kMass
+// the mean softmax (types.h says of what); -inf for padding. sizes [entries]: tokens of each cluster, 0 for padding.
+// log_mass [group] = log sum_j sizes[j] exp(l_gj): what the centroids say of the mass of all clusters.
+void RankClusters(int32_t group, std::span<const ClusterRun> runs, const ClusterScores& scores, Ranking ranking,
+                  float kappa, float* importance, uint32_t* sizes, float* log_mass);
 
 // What becomes of a cluster.
 enum class Zone : uint8_t { kDropped = 0, kRetrieved = 1, kEstimated = 2 };
+
+// Clusters of the retrieval zone.
+struct Retrieved {
+  int64_t clusters = 0;
+  int64_t tokens = 0;
+};
 
 // Chooses the retrieval zone by threshold (no full sort): clusters in order of falling importance, ties by index, while
 // the budget lasts. kTokens: whole clusters until `retrieve_budget` tokens are reached (the cluster that crosses the
 // budget is still taken if at least half of it fits, and the first one always is when the budget is above 0);
 // kClusters: that many clusters. Of the others the `estimate_clusters` best are estimated, the rest dropped.
-// Returns the tokens of the retrieved clusters. `scratch` [clusters] uint32.
-int64_t SelectClusters(int64_t clusters, const float* importance, const uint32_t* sizes, BudgetUnit unit,
-                       int64_t retrieve_budget, int64_t estimate_clusters, Zone* zones, uint32_t* scratch);
+// `importance`, `sizes` as RankClusters gives them; zones [entries], of no meaning for padding; `scratch` [entries].
+Retrieved SelectClusters(int64_t entries, const float* importance, const uint32_t* sizes, BudgetUnit unit,
+                         int64_t retrieve_budget, int64_t estimate_clusters, Zone* zones, uint32_t* scratch);
 
 // What the estimate adds up besides the state, for the predicted output error of a query head (design: Jensen and
 // variance of the estimated clusters). With weight w_j = s_j exp(l_j - m) correction_j and
-// c_j = w_j^2 (exp(min(sigma_j^2, 4)) - 1) / s_j:  energy = sum c_j E|v|^2_j, cross = sum c_j vbar_j, weight = sum c_j.
+// c_j = w_j^2 (exp(min(sigma_j^2, 2)) - 1) / s_j:  energy = sum c_j E|v|^2_j, weight = sum c_j, and cross = sum c_j
+// u_j, where u_j is the cluster's mean value if its share of the mass is above 2^-8, else the mean value of all that is
+// estimated: in a sum of squares the others weigh little.
 struct ErrorState {
   float* energy = nullptr;  // [group]
   float* weight = nullptr;  // [group]
@@ -84,9 +95,10 @@ struct ErrorState {
 
 // Adds the estimate of every cluster whose zone is kEstimated to `state` (group rows). `correct` multiplies weights by
 // exp(min(sigma^2/2, 1)). A cluster's mean value is read where its share w_j exp(m - log_mass) is above 2^-12; the
-// others of a tile, together next to nothing, count with the tile's mean value, in errors.cross as well.
-// Zones and scores have one entry for each cluster of `runs`, in their order. `errors` is in the scale of state.max
-// throughout: when state.max rises all four are rescaled.
+// others of a tile, together next to nothing, count with the tile's mean value.
+// Zones and scores: the entries of `runs`. log_mass as RankClusters gives it for these and any other clusters, so that
+// no logit is above it: the state's maximum is raised to it, and `errors`, in the scale of state.max throughout,
+// rescaled.
 void EstimateClusters(const HeadShape& shape, std::span<const ClusterRun> runs, const ClusterScores& scores,
                       const Zone* zones, const float* log_mass, bool correct, PartialState state, ErrorState errors);
 

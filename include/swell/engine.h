@@ -56,9 +56,9 @@ struct BudgetOverride {
 // What attention reads exactly, what it estimates, what it drops.
 struct RetrievalOptions {
   BudgetUnit unit = BudgetUnit::kTokens;
-  float retrieve_share = 0.02F;     // (0, 1] of the clustered tokens (or clusters) of a KV head
-  int64_t retrieve_tokens = 0;      // > 0: fixed number of tokens instead of the share
-  int64_t max_retrieve_tokens = 0;  // > 0: ceiling on either
+  float retrieve_share = 0.02F;        // (0, 1] of the clustered tokens (or clusters) of a KV head
+  int64_t retrieve_tokens = 0;         // > 0: fixed number of tokens instead of the share
+  int64_t max_retrieve_tokens = 8192;  // > 0: ceiling on either
   // Clusters are scored where their super-cluster is opened: (0, 1] of the clustered tokens, at least four times those
   // that are read; a super-cluster that stays closed is estimated as one cluster. 1 scores every cluster.
   float open_share = 1.0F;
@@ -190,10 +190,12 @@ struct EngineStats {
   int64_t bytes_read = 0;
   int64_t segments_sealed = 0;
   int64_t segments_compacted = 0;
-  // Answers (query heads) that were audited, and those whose error was within a factor of 2 and 3 of the predicted one.
+  // Answers (query heads) that were audited, those whose error was within a factor of 2 and 3 of the predicted one, and
+  // the sum of these factors, each 1 or more.
   int64_t audited_answers = 0;
   int64_t audited_within_2 = 0;
   int64_t audited_within_3 = 0;
+  double audited_factor_sum = 0;
   int64_t builds_failed = 0;  // background builds given up (memory, budget); their tokens stay exact
 };
 

@@ -50,7 +50,7 @@ SWELL_VNNI inline __m512i Broadcast(const int8_t* quad) {
 // query is taken off again.
 template <int kTiles, int kQueries>
 SWELL_VNNI void DotBlock(const QuantizedQueries& queries, int32_t head, const int8_t* const* tiles,
-                         int32_t dots[kDotQueries][kDotTiles][kClusterTile]) {
+                         const int8_t* const* ahead, int32_t dots[kDotQueries][kDotTiles][kClusterTile]) {
   const int64_t head_dim = queries.head_dim;
   const int8_t* high = queries.high + head * head_dim;
   const int8_t* low = queries.low + head * head_dim;
@@ -62,11 +62,8 @@ SWELL_VNNI void DotBlock(const QuantizedQueries& queries, int32_t head, const in
   for (int64_t i = 0; i < head_dim; i += kQuad) {
     __m512i centroids[kTiles];
     for (int t = 0; t < kTiles; ++t) {
-      const int8_t* line = tiles[t] + i * kClusterTile;
-      centroids[t] = _mm512_xor_si512(_mm512_load_si512(line), offset);
-      // The hardware stops at the end of a page, which is about one block. Past the end of a view this asks for what
-      // nobody reads, which costs less than to know.
-      _mm_prefetch(reinterpret_cast<const char*>(line) + kTiles * kClusterTile * head_dim, _MM_HINT_T0);
+      centroids[t] = _mm512_xor_si512(_mm512_load_si512(tiles[t] + i * kClusterTile), offset);
+      _mm_prefetch(reinterpret_cast<const char*>(ahead[t]) + i * kClusterTile, _MM_HINT_T1);
     }
     for (int q = 0; q < kQueries; ++q) {
       const __m512i upper = Broadcast(high + q * head_dim + i);
@@ -88,16 +85,16 @@ SWELL_VNNI void DotBlock(const QuantizedQueries& queries, int32_t head, const in
 
 template <int kTiles>
 void DotTiles(const QuantizedQueries& queries, int32_t head, int32_t n_queries, const int8_t* const* tiles,
-              int32_t dots[kDotQueries][kDotTiles][kClusterTile]) {
+              const int8_t* const* ahead, int32_t dots[kDotQueries][kDotTiles][kClusterTile]) {
   switch (n_queries) {
     case 1:
-      return DotBlock<kTiles, 1>(queries, head, tiles, dots);
+      return DotBlock<kTiles, 1>(queries, head, tiles, ahead, dots);
     case 2:
-      return DotBlock<kTiles, 2>(queries, head, tiles, dots);
+      return DotBlock<kTiles, 2>(queries, head, tiles, ahead, dots);
     case 3:
-      return DotBlock<kTiles, 3>(queries, head, tiles, dots);
+      return DotBlock<kTiles, 3>(queries, head, tiles, ahead, dots);
     default:
-      return DotBlock<kTiles, 4>(queries, head, tiles, dots);
+      return DotBlock<kTiles, 4>(queries, head, tiles, ahead, dots);
   }
 }
 
@@ -109,16 +106,16 @@ bool HasByteDots() {
 }
 
 void DotBytes(const QuantizedQueries& queries, int32_t head, int32_t n_queries, const int8_t* const* tiles,
-              int32_t n_tiles, int32_t dots[kDotQueries][kDotTiles][kClusterTile]) {
-  if (n_tiles == 1) return DotTiles<1>(queries, head, n_queries, tiles, dots);
-  DotTiles<2>(queries, head, n_queries, tiles, dots);
+              const int8_t* const* ahead, int32_t n_tiles, int32_t dots[kDotQueries][kDotTiles][kClusterTile]) {
+  if (n_tiles == 1) return DotTiles<1>(queries, head, n_queries, tiles, ahead, dots);
+  DotTiles<2>(queries, head, n_queries, tiles, ahead, dots);
 }
 
 #else
 
 bool HasByteDots() { return false; }
 
-void DotBytes(const QuantizedQueries&, int32_t, int32_t, const int8_t* const*, int32_t,
+void DotBytes(const QuantizedQueries&, int32_t, int32_t, const int8_t* const*, const int8_t* const*, int32_t,
               int32_t[kDotQueries][kDotTiles][kClusterTile]) {}
 
 #endif

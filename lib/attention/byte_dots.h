@@ -33,9 +33,9 @@ constexpr int kDotQueries = 4;
 bool HasByteDots();
 
 // dots[q][t][j] = (128 high + low of query head + q) . cluster j of tile t, exactly; n_tiles 1..kDotTiles (64-byte
-// aligned), n_queries 1..kDotQueries.
+// aligned), n_queries 1..kDotQueries. ahead[t] is a tile that will be wanted a few calls later.
 void DotBytes(const QuantizedQueries& queries, int32_t head, int32_t n_queries, const int8_t* const* tiles,
-              int32_t n_tiles, int32_t dots[kDotQueries][kDotTiles][kClusterTile]);
+              const int8_t* const* ahead, int32_t n_tiles, int32_t dots[kDotQueries][kDotTiles][kClusterTile]);
 
 }  // namespace swell::attention
 

@@ -1,4 +1,5 @@
 // Estimation zone: clusters answered from their scores, sizes and mean values, with the terms of the predicted error.
+#include "lib/attention/run_ahead.h"
 #include "lib/base/simd_targets.h"
 #include "swell/attention.h"
 
@@ -14,115 +15,150 @@ namespace swell {
 namespace attention {
 namespace HWY_NAMESPACE {
 
-// Tiles of one block: with a row for each cluster and one for each tile it is no larger than a tile of rows.
-constexpr int64_t kBlockTiles = 3;
-constexpr int64_t kBlock = kBlockTiles * kClusterTile;
-constexpr int64_t kBlockRows = kBlock + kBlockTiles;
-static_assert(kBlockRows <= kTileTokens);
-// Share of the mass below which the mean value of a cluster's tile stands for its own (docs/measurements.md).
+// Tiles whose weights are summed over lanes together.
+constexpr int64_t kBlockTiles = 4;
+// Share of the mass below which the mean value of a cluster's tile stands for its own, and below which its own value
+// does not count in the predicted error (docs/measurements.md).
 constexpr float kLeastShare = 1.0f / (1 << 12);
+constexpr float kLeastErrorShare = 1.0f / (1 << 8);
+// What a weight relative to log_mass cannot exceed but by rounding: e for the correction.
+constexpr float kMostNats = 8;
 
-// What a block needs of its clusters: kClusterTile places for each tile, zeros behind its last cluster.
+constexpr int64_t kBlock = kBlockTiles * kClusterTile;
+
+// What up to kBlockTiles tiles of a run are without the queries; zeros behind the last cluster.
 struct ClusterBlock {
-  int64_t tiles = 0;
-  int64_t entries[kBlockTiles];   // of the scores: where a tile begins
-  int64_t clusters[kBlockTiles];  // of a tile, without padding
-  const ClusterView* views[kBlockTiles];
-  int64_t first[kBlockTiles];       // cluster of the view
+  int64_t tiles;
   alignas(64) float sizes[kBlock];  // 0 unless the cluster is estimated
+  alignas(64) float spreads[kBlock];
   alignas(64) float value_scales[kBlock];
   alignas(64) float energies[kBlock];
+
+  // Clusters `first`, ... of `view`, `count` of which exist; `zones` are theirs.
+  void Load(const ClusterView& view, int64_t first, int64_t count, const Zone* zones) {
+    const FloatTag d;
+    const hn::RebindToSigned<FloatTag> di;
+    const hn::Rebind<uint8_t, FloatTag> d8;
+    tiles = std::min(kBlockTiles, TileEntries(count) / kClusterTile);
+    const auto* rows = reinterpret_cast<const int32_t*>(view.first_rows) + first;
+    for (int64_t j = 0; j < tiles * kClusterTile; j += hn::Lanes(d)) {
+      const int64_t left = count - j;
+      const auto size = hn::Sub(LoadUpTo(di, rows + j + 1, left, 0), LoadUpTo(di, rows + j, left, 0));
+      const auto zone = hn::PromoteTo(di, hn::LoadU(d8, reinterpret_cast<const uint8_t*>(zones) + j));
+      const auto estimated = hn::RebindMask(d, hn::Eq(zone, hn::Set(di, static_cast<int32_t>(Zone::kEstimated))));
+      hn::Store(hn::IfThenElseZero(estimated, hn::ConvertTo(d, size)), d, sizes + j);
+      hn::Store(LoadUpTo(view.spreads + first + j, left, 0.0f), d, spreads + j);
+      hn::Store(LoadUpTo(view.value_scales + first + j, left, 0.0f), d, value_scales + j);
+      hn::Store(LoadUpTo(view.value_energies + first + j, left, 0.0f), d, energies + j);
+    }
+  }
 };
 
-// Walks the tiles of runs, a block at a time.
-class BlockReader {
- public:
-  BlockReader(std::span<const ClusterRun> runs, const Zone* zones) : runs_(runs), zones_(zones) {}
+// exp(x) - 1 for x in [0, 1] within 4e-6 relative (Remez).
+HWY_INLINE FloatVec ExpMinusOne(FloatVec x) {
+  const FloatTag d;
+  auto series = hn::MulAdd(x, hn::Set(d, 0.01266136859f), hn::Set(d, 0.03770469129f));
+  series = hn::MulAdd(series, x, hn::Set(d, 0.1680777371f));
+  series = hn::MulAdd(series, x, hn::Set(d, 0.4998293221f));
+  return hn::Mul(hn::MulAdd(series, x, hn::Set(d, 1.000003219f)), x);
+}
 
-  // Fills the next block with tiles of which something is estimated; false when there are none left.
-  bool Next(ClusterBlock* block) {
-    block->tiles = 0;
-    while (block->tiles < kBlockTiles && next_run_ < runs_.size()) {
-      const ClusterRun& run = runs_[next_run_];
-      const int64_t clusters = std::min<int64_t>(kClusterTile, run.clusters - next_cluster_);
-      const Zone* zones = zones_ + entry_;
-      if (std::find(zones, zones + clusters, Zone::kEstimated) != zones + clusters) Take(run, clusters, block);
-      entry_ += std::max<int64_t>(clusters, 0);
-      next_cluster_ += kClusterTile;
-      if (next_cluster_ < run.clusters) continue;
-      next_cluster_ = 0;
-      ++next_run_;
+// Sums of one query head over all clusters, a lane each.
+struct LaneSums {
+  FloatVec mass, energy, weight;
+  FloatVec own_weight;  // of the clusters whose own value counts in the error
+};
+
+// Weights of one query head for a vector of clusters.
+struct Weights {
+  FloatVec weight, term;  // w_j and c_j of ErrorState
+};
+
+// Clusters j, ... of `block`; `logits` are relative to what weights are relative to.
+template <bool kCorrect>
+HWY_INLINE Weights Weigh(const ClusterBlock& block, int64_t j, FloatVec logits, float width) {
+  const FloatTag d;
+  const auto sigma = hn::Mul(hn::Load(d, block.spreads + j), hn::Set(d, width));
+  // Jensen's correction: exp(s^2 / 2) is the mean of exp of a normal deviate with deviation s, exp(s^2) - 1 its
+  // relative variance.
+  const auto half = hn::Mul(hn::Mul(sigma, hn::Set(d, 0.5f)), sigma);
+  const auto gain = ExpMinusOne(hn::Min(half, hn::Set(d, 1.0f)));
+  auto exponential = ExpOfCluster(hn::Min(logits, hn::Set(d, kMostNats)));
+  if (kCorrect) exponential = hn::MulAdd(exponential, gain, exponential);
+  const auto variance = hn::MulAdd(gain, gain, hn::Add(gain, gain));
+  const auto weight = hn::Mul(hn::Load(d, block.sizes + j), exponential);
+  return {weight, hn::Mul(hn::Mul(weight, exponential), variance)};
+}
+
+// Sums of mean values with a coefficient for each query head, gathered so that a product is worth its start.
+class MeanSum {
+ public:
+  MeanSum(int64_t group, int64_t head_dim) : group_(group), head_dim_(head_dim) {
+    std::fill_n(sums_, group * head_dim, 0.0f);
+  }
+
+  // Adds a vector's worth of the rows of `means` [.., head_dim], those with a coefficient that is not 0; the
+  // coefficients of a query head lie kBlock floats behind those of the one before.
+  HWY_INLINE void Add(const int8_t* means, const float* coefficients) {
+    const FloatTag d;
+    const hn::RebindToSigned<FloatTag> di;
+    auto chosen = hn::FirstN(d, 0);
+    for (int64_t g = 0; g < group_; ++g) {
+      chosen = hn::Or(chosen, hn::Ne(hn::Load(d, coefficients + g * kBlock), hn::Zero(d)));
     }
-    return block->tiles > 0;
+    if (hn::AllFalse(d, chosen)) return;
+    if (count_ + static_cast<int64_t>(hn::Lanes(d)) > kTileTokens) Flush();
+    for (int64_t g = 0; g < group_; ++g) {
+      const auto coefficient = hn::Load(d, coefficients + g * kBlock);
+      hn::StoreU(hn::Compress(coefficient, chosen), d, weights_ + g * kTileTokens + count_);
+    }
+    alignas(64) int32_t numbers[kClusterTile];
+    hn::Store(hn::Compress(hn::Iota(di, 0), hn::RebindMask(di, chosen)), di, numbers);
+    AddRows(means, static_cast<int64_t>(hn::CountTrue(d, chosen)), [&](int64_t i) { return numbers[i]; });
+  }
+
+  // Adds the first `tiles` rows of `means` with coefficients [group, kBlockTiles] times `scales`.
+  HWY_INLINE void AddTiles(const int8_t* means, int64_t tiles, const float* coefficients, const float* scales) {
+    if (count_ + kBlockTiles > kTileTokens) Flush();
+    for (int64_t g = 0; g < group_; ++g) {
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        weights_[g * kTileTokens + count_ + tile] = coefficients[g * kBlockTiles + tile] * scales[tile];
+      }
+    }
+    AddRows(means, tiles, [](int64_t i) { return i; });
+  }
+
+  // [group, head_dim]; nothing may be added after it.
+  const float* Finish() {
+    Flush();
+    return sums_;
   }
 
  private:
-  void Take(const ClusterRun& run, int64_t clusters, ClusterBlock* block) const {
-    const ClusterView& view = *run.view;
-    const int64_t tile = block->tiles++, at = tile * kClusterTile, first = run.first + next_cluster_;
-    block->entries[tile] = entry_;
-    block->clusters[tile] = clusters;
-    block->views[tile] = &view;
-    block->first[tile] = first;
-    for (int64_t j = 0; j < clusters; ++j) {
-      const uint32_t size = view.first_rows[first + j + 1] - view.first_rows[first + j];
-      const bool estimated = zones_[entry_ + j] == Zone::kEstimated;
-      block->sizes[at + j] = estimated ? static_cast<float>(static_cast<int32_t>(size)) : 0;
-      block->value_scales[at + j] = view.value_scales[first + j];
-      block->energies[at + j] = view.value_energies[first + j];
-    }
-    for (int64_t j = clusters; j < kClusterTile; ++j) {
-      block->sizes[at + j] = block->value_scales[at + j] = block->energies[at + j] = 0;
+  template <typename NumberOf>
+  HWY_INLINE void AddRows(const int8_t* means, int64_t rows, const NumberOf& number_of) {
+    for (int64_t i = 0; i < rows; ++i) {
+      const int8_t* row = means + number_of(i) * head_dim_;
+      PrefetchRow(row, 0, head_dim_);
+      rows_[count_++] = row;
     }
   }
 
-  std::span<const ClusterRun> runs_;
-  const Zone* zones_;
-  size_t next_run_ = 0;
-  int64_t next_cluster_ = 0;
-  int64_t entry_ = 0;
-};
-
-// Jensen's correction in nats, clipped: exp(s^2 / 2) is the mean of exp of a normal deviate with deviation s.
-HWY_INLINE FloatVec Correction(FloatVec sigma, bool correct) {
-  const FloatTag d;
-  if (!correct) return hn::Zero(d);
-  return hn::Min(hn::Mul(hn::Set(d, 0.5f), hn::Mul(sigma, sigma)), hn::Set(d, 1.0f));
-}
-
-// Logits and sigmas of one query head for the places of a block; zeros where there is no cluster.
-struct BlockScores {
-  BlockScores(const ClusterBlock& block, const float* logits_of_head, const float* sigmas_of_head) {
-    const FloatTag d;
-    for (int64_t tile = 0; tile < block.tiles; ++tile) {
-      for (int64_t j = 0; j < kClusterTile; j += hn::Lanes(d)) {
-        const int64_t at = block.entries[tile] + j, count = std::max<int64_t>(block.clusters[tile] - j, 0);
-        hn::Store(LoadUpTo(logits_of_head + at, count, 0.0f), d, logits + tile * kClusterTile + j);
-        hn::Store(LoadUpTo(sigmas_of_head + at, count, 0.0f), d, sigmas + tile * kClusterTile + j);
-      }
-    }
+  void Flush() {
+    if (count_ > 0) SumRows<Int8Rows>(rows_, nullptr, count_, weights_, group_, head_dim_, sums_);
+    count_ = 0;
   }
 
-  // Corrects the logits, -inf where nothing is estimated; returns the largest.
-  float Correct(const ClusterBlock& block, bool correct) {
-    const FloatTag d;
-    const auto none = hn::Set(d, -kInfinity);
-    auto largest = none;
-    for (int64_t j = 0; j < block.tiles * kClusterTile; j += hn::Lanes(d)) {
-      auto logit = hn::Add(hn::Load(d, logits + j), Correction(hn::Load(d, sigmas + j), correct));
-      logit = hn::IfThenElse(hn::Gt(hn::Load(d, block.sizes + j), hn::Zero(d)), logit, none);
-      largest = hn::Max(largest, logit);
-      hn::Store(logit, d, logits + j);
-    }
-    return Largest(largest);
-  }
-
-  alignas(64) float logits[kBlock];
-  alignas(64) float sigmas[kBlock];
+  const int64_t group_, head_dim_;
+  int64_t count_ = 0;
+  const void* rows_[kTileTokens];
+  alignas(64) float weights_[kMaxGroup * kTileTokens];
+  alignas(64) float sums_[kMaxGroup * kMaxHeadDim];
 };
 
 // Raises state.max of head `g` to `max` and rescales all that is relative to it.
 void RaiseMax(int64_t g, int64_t head_dim, float max, const PartialState& state, const ErrorState& errors) {
+  if (max <= state.max[g]) return;
   const float factor = std::exp(state.max[g] - max);
   state.max[g] = max;
   state.sum[g] *= factor;
@@ -133,121 +169,153 @@ void RaiseMax(int64_t g, int64_t head_dim, float max, const PartialState& state,
   ScaleRow(factor * factor, head_dim, errors.cross + g * head_dim);
 }
 
-// What multiplies the mean values of a block, [group, kBlockRows]: clusters in their places, then tiles.
-struct Coefficients {
-  alignas(64) float means[kMaxGroup * kTileTokens];    // of the output
-  alignas(64) float crosses[kMaxGroup * kTileTokens];  // of the error
-  alignas(64) float used[kBlock];                      // 1 where any head reads the cluster's own value
-};
-
-// Adds the scalar sums of head `g` and finds its coefficients.
-void WeighBlock(const ClusterBlock& block, const BlockScores& scores, float log_mass, int64_t g,
-                const PartialState& state, const ErrorState& errors, Coefficients* coefficients) {
+// into += factor * row
+HWY_INLINE void AddRow(float factor, const float* row, int64_t count, float* into) {
   const FloatTag d;
-  const float finite_max = std::max(state.max[g], -kLargest);
-  const auto max = hn::Set(d, finite_max);
-  const auto least_weight = hn::Set(d, kLeastShare * std::exp(log_mass - finite_max));
-  float* mean = coefficients->means + g * kTileTokens;
-  float* cross = coefficients->crosses + g * kTileTokens;
-  float* used = coefficients->used;
-  auto mass = hn::Zero(d), energy = hn::Zero(d), weight_sum = hn::Zero(d);
-  for (int64_t tile = 0; tile < block.tiles; ++tile) {
-    auto rest = hn::Zero(d), rest_terms = hn::Zero(d);
-    for (int64_t j = tile * kClusterTile; j < (tile + 1) * kClusterTile; j += hn::Lanes(d)) {
-      const auto sigma = hn::Load(d, scores.sigmas + j);
-      const auto exponential = Exp(hn::Sub(hn::Load(d, scores.logits + j), max));
-      const auto weight = hn::Mul(hn::Load(d, block.sizes + j), exponential);
-      const auto spread = ExpMinusOne(hn::Min(hn::Mul(sigma, sigma), hn::Set(d, 4.0f)));
-      const auto term = hn::Mul(hn::Mul(weight, exponential), spread);
-      mass = hn::Add(mass, weight);
-      energy = hn::MulAdd(term, hn::Load(d, block.energies + j), energy);
-      weight_sum = hn::Add(weight_sum, term);
-      const auto counts = hn::Gt(weight, least_weight);
-      const auto scale = hn::IfThenElseZero(counts, hn::Load(d, block.value_scales + j));
-      hn::Store(hn::Mul(weight, scale), d, mean + j);
-      hn::Store(hn::Mul(term, scale), d, cross + j);
-      hn::Store(hn::IfThenElse(counts, hn::Set(d, 1.0f), hn::Load(d, used + j)), d, used + j);
-      rest = hn::Add(rest, hn::IfThenZeroElse(counts, weight));
-      rest_terms = hn::Add(rest_terms, hn::IfThenZeroElse(counts, term));
-    }
-    const float tile_scale = block.views[tile]->tile_scales[block.first[tile] / kClusterTile];
-    mean[kBlock + tile] = Sum(rest) * tile_scale;
-    cross[kBlock + tile] = Sum(rest_terms) * tile_scale;
+  for (int64_t i = 0; i < count; i += hn::Lanes(d)) {
+    hn::StoreU(hn::MulAdd(hn::Set(d, factor), hn::LoadU(d, row + i), hn::LoadU(d, into + i)), d, into + i);
   }
-  state.sum[g] += Sum(mass);
-  errors.mass[g] += Sum(mass);
-  errors.energy[g] += Sum(energy);
-  errors.weight[g] += Sum(weight_sum);
 }
 
-// Value rows with their coefficients, gathered over blocks so that a product is worth its start.
-class ValueRows {
+// The estimate of one call.
+template <bool kCorrect>
+class Estimator {
  public:
-  ValueRows(const HeadShape& shape, const PartialState& state, const ErrorState& errors)
-      : shape_(shape), state_(state), errors_(errors) {}
-
-  // Adds the rows that `block` uses.
-  void Add(const ClusterBlock& block, const Coefficients& coefficients) {
-    if (count_ + kBlockRows > kTileTokens) Flush();
-    for (int64_t tile = 0; tile < block.tiles; ++tile) {
-      const ClusterView& view = *block.views[tile];
-      const int8_t* rows = view.value_means + block.first[tile] * shape_.head_dim;
-      for (int64_t j = 0; j < kClusterTile; ++j) {
-        const int64_t place = tile * kClusterTile + j;
-        if (coefficients.used[place] != 0) AddRow(rows + j * shape_.head_dim, place, coefficients);
-      }
-      AddRow(view.tile_means + block.first[tile] / kClusterTile * shape_.head_dim, kBlock + tile, coefficients);
+  // `max` [group]: what weights are relative to.
+  Estimator(const HeadShape& shape, const ClusterScores& scores, const float* max, const float* log_mass)
+      : shape_(shape), scores_(scores), means_(shape.group, shape.head_dim), crosses_(shape.group, shape.head_dim) {
+    const FloatTag d;
+    for (int64_t g = 0; g < shape.group; ++g) {
+      max_[g] = max[g];
+      const float mass = std::exp(log_mass[g] - max[g]);
+      least_[g] = kLeastShare * mass;
+      least_error_[g] = kLeastErrorShare * mass;
+      sums_[g] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
     }
   }
 
-  // Adds coefficients x rows to state.out and errors.cross. To be called before state.max changes.
-  void Flush() {
-    if (count_ == 0) return;
-    SumRows<Int8Rows>(rows_, nullptr, count_, means_, shape_.group, shape_.head_dim, state_.out);
-    SumRows<Int8Rows>(rows_, nullptr, count_, crosses_, shape_.group, shape_.head_dim, errors_.cross);
-    count_ = 0;
+  // Adds what is estimated of a run; its first entry is `entry`, `widths` [group] are its own.
+  void Add(const ClusterRun& run, const Zone* zones, int64_t entry, const float* widths) {
+    const FloatTag d;
+    const ClusterView& view = *run.view;
+    const int64_t head_dim = shape_.head_dim;
+    for (int64_t j = 0; j < run.clusters; j += kBlock) {
+      const int64_t first = run.first + j;
+      block_.Load(view, first, run.clusters - j, zones + entry + j);
+      counts_in_error_ = false;
+      for (int64_t g = 0; g < shape_.group; ++g) AddHead(g, entry + j, widths[g]);
+      const int64_t tile = first / kClusterTile;
+      means_.AddTiles(view.tile_means + tile * head_dim, block_.tiles, rest_, view.tile_scales + tile);
+      for (int64_t i = 0; i < block_.tiles * kClusterTile; i += hn::Lanes(d)) {
+        const int8_t* means = view.value_means + (first + i) * head_dim;
+        means_.Add(means, own_ + i);
+        if (counts_in_error_) crosses_.Add(means, own_terms_ + i);
+      }
+    }
+  }
+
+  void AddTo(PartialState state, ErrorState errors) {
+    const float* means = means_.Finish();
+    const float* crosses = crosses_.Finish();
+    for (int64_t g = 0; g < shape_.group; ++g) {
+      const int64_t at = g * shape_.head_dim;
+      const float mass = Sum(sums_[g].mass);
+      state.sum[g] += mass;
+      errors.mass[g] += mass;
+      errors.energy[g] += Sum(sums_[g].energy);
+      const float weight = Sum(sums_[g].weight);
+      errors.weight[g] += weight;
+      AddRow(1, means + at, shape_.head_dim, state.out + at);
+      AddRow(1, crosses + at, shape_.head_dim, errors.cross + at);
+      if (mass > 0) AddRow((weight - Sum(sums_[g].own_weight)) / mass, means + at, shape_.head_dim, errors.cross + at);
+    }
   }
 
  private:
-  HWY_INLINE void AddRow(const int8_t* row, int64_t place, const Coefficients& coefficients) {
-    PrefetchRow(row, 0, shape_.head_dim);
-    rows_[count_] = row;
-    for (int64_t g = 0; g < shape_.group; ++g) {
-      means_[g * kTileTokens + count_] = coefficients.means[g * kTileTokens + place];
-      crosses_[g * kTileTokens + count_] = coefficients.crosses[g * kTileTokens + place];
+  // Adds the block's scalar sums for query head `g` and finds the coefficients of mean values.
+  HWY_INLINE void AddHead(int64_t g, int64_t entry, float width) {
+    const FloatTag d;
+    const float* logits = scores_.logits + g * scores_.stride + entry;
+    const auto max = hn::Set(d, max_[g]), least = hn::Set(d, least_[g]), least_error = hn::Set(d, least_error_[g]);
+    LaneSums sums = sums_[g];
+    FloatVec rest[kBlockTiles];
+    for (int64_t tile = 0; tile < kBlockTiles; ++tile) rest[tile] = hn::Zero(d);
+    for (int64_t tile = 0; tile < block_.tiles; ++tile) {
+      for (int64_t j = tile * kClusterTile; j < (tile + 1) * kClusterTile; j += hn::Lanes(d)) {
+        const Weights w = Weigh<kCorrect>(block_, j, hn::Sub(hn::LoadU(d, logits + j), max), width);
+        sums.mass = hn::Add(sums.mass, w.weight);
+        sums.energy = hn::MulAdd(w.term, hn::Load(d, block_.energies + j), sums.energy);
+        sums.weight = hn::Add(sums.weight, w.term);
+        const auto counts = hn::Gt(w.weight, least);
+        rest[tile] = hn::Add(rest[tile], hn::IfThenZeroElse(counts, w.weight));
+        const auto scales = hn::Load(d, block_.value_scales + j);
+        hn::Store(hn::IfThenElseZero(counts, hn::Mul(w.weight, scales)), d, own_ + g * kBlock + j);
+        const auto counts_in_error = hn::Gt(w.weight, least_error);
+        if (hn::AllFalse(d, counts_in_error)) continue;
+        sums.own_weight = hn::Add(sums.own_weight, hn::IfThenElseZero(counts_in_error, w.term));
+        if (!counts_in_error_) std::fill_n(own_terms_, shape_.group * kBlock, 0.0f);
+        counts_in_error_ = true;
+        hn::Store(hn::IfThenElseZero(counts_in_error, hn::Mul(w.term, scales)), d, own_terms_ + g * kBlock + j);
+      }
     }
-    ++count_;
+    sums_[g] = sums;
+    StoreSums(rest[0], rest[1], rest[2], rest[3], rest_ + g * kBlockTiles);
   }
 
   const HeadShape shape_;
-  const PartialState state_;
-  const ErrorState errors_;
-  int64_t count_ = 0;
-  const void* rows_[kTileTokens];
-  alignas(64) float means_[kMaxGroup * kTileTokens];
-  alignas(64) float crosses_[kMaxGroup * kTileTokens];
+  const ClusterScores scores_;
+  float max_[kMaxGroup], least_[kMaxGroup], least_error_[kMaxGroup];
+  LaneSums sums_[kMaxGroup];
+  ClusterBlock block_;
+  // Coefficients of the block's mean values: of single clusters in the output and, if there are any, in the error, 0
+  // where they do not count; and of tiles.
+  alignas(64) float own_[kMaxGroup * kBlock];
+  alignas(64) float own_terms_[kMaxGroup * kBlock];
+  bool counts_in_error_ = false;
+  float rest_[kMaxGroup * kBlockTiles];
+  MeanSum means_, crosses_;
 };
+
+template <bool kCorrect>
+void EstimateRuns(const HeadShape& shape, std::span<const ClusterRun> runs, const ClusterScores& scores,
+                  const Zone* zones, const float* log_mass, PartialState state, ErrorState errors) {
+  for (int64_t g = 0; g < shape.group; ++g) {
+    RaiseMax(g, shape.head_dim, std::max(log_mass[g], -kLargest), state, errors);
+  }
+  Estimator<kCorrect> estimator(shape, scores, state.max, log_mass);
+  int64_t entry = 0;
+  const float* widths = scores.widths;
+  for (size_t r = 0; r < runs.size(); ++r) {
+    AskAhead(runs, r, [&](const ClusterRun& run) {
+      const ClusterView& view = *run.view;
+      const int64_t tile = run.first / kClusterTile, tiles = TileEntries(run.clusters) / kClusterTile;
+      AskFor(view.first_rows + run.first, run.clusters);
+      AskFor(view.spreads + run.first, run.clusters);
+      AskFor(view.value_scales + run.first, run.clusters);
+      AskFor(view.value_energies + run.first, run.clusters);
+      AskFor(view.tile_scales + tile, tiles);
+      AskFor(view.tile_means + tile * shape.head_dim, tiles * shape.head_dim);
+    });
+    estimator.Add(runs[r], zones, entry, widths);
+    entry += TileEntries(runs[r].clusters);
+    widths += shape.group;
+  }
+  estimator.AddTo(state, errors);
+}
+
+// Whether any cluster of `runs` is estimated.
+bool IsNeeded(std::span<const ClusterRun> runs, const Zone* zones) {
+  for (const ClusterRun& run : runs) {
+    if (std::find(zones, zones + run.clusters, Zone::kEstimated) != zones + run.clusters) return true;
+    zones += TileEntries(run.clusters);
+  }
+  return false;
+}
 
 void Estimate(const HeadShape& shape, std::span<const ClusterRun> runs, const ClusterScores& scores, const Zone* zones,
               const float* log_mass, bool correct, PartialState state, ErrorState errors) {
-  BlockReader reader(runs, zones);
-  ClusterBlock block;
-  Coefficients coefficients;
-  ValueRows rows(shape, state, errors);
-  while (reader.Next(&block)) {
-    std::fill_n(coefficients.used, kBlock, 0.0f);
-    for (int64_t g = 0; g < shape.group; ++g) {
-      BlockScores of_head(block, scores.logits + g * scores.stride, scores.sigmas + g * scores.stride);
-      const float max = of_head.Correct(block, correct);
-      if (max > state.max[g]) {
-        rows.Flush();
-        RaiseMax(g, shape.head_dim, max, state, errors);
-      }
-      WeighBlock(block, of_head, log_mass[g], g, state, errors, &coefficients);
-    }
-    rows.Add(block, coefficients);
-  }
-  rows.Flush();
+  if (!IsNeeded(runs, zones)) return;
+  (correct ? EstimateRuns<true> : EstimateRuns<false>)(shape, runs, scores, zones, log_mass, state, errors);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -1,4 +1,5 @@
 // Ranking of clusters: softmax of the scores per query head, joined over the group.
+#include "lib/attention/run_ahead.h"
 #include "lib/base/simd_targets.h"
 #include "swell/attention.h"
 
@@ -14,77 +15,120 @@ namespace swell {
 namespace attention {
 namespace HWY_NAMESPACE {
 
-// Scores of one query head; `kappa` is 0 when the spread does not count.
+// Scores of one query head for one run.
 struct HeadScores {
-  const float* logits;
-  const float* sigmas;
-  float kappa;
+  const float* logits;   // of the run's first entry
+  const float* spreads;  // of the run's first cluster
   int64_t clusters;
+  float optimism;  // kappa times the width; 0 when the spread does not count
 
-  HWY_INLINE FloatVec Logit(int64_t j) const { return LoadUpTo(logits + j, clusters - j, -kInfinity); }
-  // l + kappa sigma; -inf behind the last cluster.
+  HWY_INLINE FloatVec Logit(int64_t j) const { return hn::LoadU(FloatTag(), logits + j); }
+  // l + kappa sigma; -inf for padding, whose spread may be anything.
   HWY_INLINE FloatVec Rank(int64_t j) const {
-    if (kappa == 0) return Logit(j);
     const FloatTag d;
-    return hn::Min(hn::MulAdd(hn::Set(d, kappa), LoadUpTo(sigmas + j, clusters - j, 0.0f), Logit(j)),
-                   hn::Set(d, kLargest));
+    const auto spread =
+        hn::IfThenElseZero(hn::FirstN(d, std::max<int64_t>(clusters - j, 0)), hn::LoadU(d, spreads + j));
+    const auto bonus = hn::Min(hn::Mul(hn::Set(d, optimism), spread), hn::Set(d, kLargest));
+    return hn::Min(hn::Add(Logit(j), bonus), hn::Set(d, kLargest));
   }
 };
 
-HWY_INLINE FloatVec LoadSizes(const uint32_t* sizes, int64_t count) {
-  const hn::RebindToSigned<FloatTag> di;
+// Sum of exponentials that is kept relative to the largest exponent so far.
+struct RunningSum {
+  float max = -kLargest;  // finite, so that no difference is NaN
+  float sum = 0;
+
+  void RaiseTo(float exponent) {
+    if (exponent <= max) return;
+    sum *= std::exp(max - exponent);
+    max = exponent;
+  }
+  float Log() const { return sum > 0 ? max + std::log(sum) : -kInfinity; }
+};
+
+// What is summed over all clusters for one query head.
+struct HeadSums {
+  RunningSum mass;   // of sizes x exp(l)
+  RunningSum ranks;  // of exp(rank)
+};
+
+HWY_INLINE void StoreSizes(const ClusterRun& run, uint32_t* sizes) {
   const hn::RebindToUnsigned<FloatTag> du;
-  return hn::ConvertTo(FloatTag(), hn::BitCast(di, LoadUpTo(du, sizes, count, 0u)));
-}
-
-// Joins one head into `importance`: under kMass `factor` times exp(rank - max_rank) is added; else the larger of the
-// ranks less `shift`, their log-softmax, stays.
-void JoinMass(const HeadScores& head, float max_rank, float factor, bool first, float* importance) {
-  const FloatTag d;
-  for (int64_t j = 0; j < head.clusters; j += hn::Lanes(d)) {
-    const auto before = first ? hn::Zero(d) : LoadUpTo(importance + j, head.clusters - j, 0.0f);
-    const auto share = Exp(hn::Sub(head.Rank(j), hn::Set(d, max_rank)));
-    StoreUpTo(hn::MulAdd(share, hn::Set(d, factor), before), importance + j, head.clusters - j);
+  const uint32_t* rows = run.view->first_rows + run.first;
+  int64_t j = 0;
+  for (; j + static_cast<int64_t>(hn::Lanes(du)) <= run.clusters; j += hn::Lanes(du)) {
+    hn::StoreU(hn::Sub(hn::LoadU(du, rows + j + 1), hn::LoadU(du, rows + j)), du, sizes + j);
   }
+  for (; j < run.clusters; ++j) sizes[j] = rows[j + 1] - rows[j];
+  std::fill(sizes + run.clusters, sizes + TileEntries(run.clusters), 0u);
 }
 
-void JoinOptimistic(const HeadScores& head, float shift, bool first, float* importance) {
+void AddRun(const HeadScores& head, const uint32_t* sizes, HeadSums* sums) {
   const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  auto largest_logit = hn::Set(d, -kLargest), largest_rank = largest_logit;
   for (int64_t j = 0; j < head.clusters; j += hn::Lanes(d)) {
-    const auto share = hn::Sub(head.Rank(j), hn::Set(d, shift));
-    const auto before = first ? share : LoadUpTo(importance + j, head.clusters - j, 0.0f);
-    StoreUpTo(hn::Max(before, share), importance + j, head.clusters - j);
+    largest_logit = hn::Max(largest_logit, head.Logit(j));
+    largest_rank = hn::Max(largest_rank, head.Rank(j));
   }
+  sums->mass.RaiseTo(Largest(largest_logit));
+  sums->ranks.RaiseTo(Largest(largest_rank));
+  const auto max_logit = hn::Set(d, sums->mass.max), max_rank = hn::Set(d, sums->ranks.max);
+  auto mass = hn::Zero(d), ranks = hn::Zero(d);
+  for (int64_t j = 0; j < head.clusters; j += hn::Lanes(d)) {
+    const auto size = hn::ConvertTo(d, hn::LoadU(di, reinterpret_cast<const int32_t*>(sizes) + j));
+    mass = hn::MulAdd(ExpOfCluster(hn::Sub(head.Logit(j), max_logit)), size, mass);
+    ranks = hn::Add(ranks, ExpOfCluster(hn::Sub(head.Rank(j), max_rank)));
+  }
+  sums->mass.sum += Sum(mass);
+  sums->ranks.sum += Sum(ranks);
 }
 
-void Rank(int32_t group, int64_t clusters, const ClusterScores& scores, const uint32_t* sizes, Ranking ranking,
-          float kappa, float* importance, float* log_mass) {
+// Joins the heads of one run into `importance`: under kMass the mean of their softmax, else the largest log-softmax.
+void JoinRun(const HeadScores* heads, const float* log_sums, Ranking ranking, int32_t group, float* importance) {
   const FloatTag d;
-  const bool add = ranking == Ranking::kMass;
+  const auto share = hn::Set(d, 1.0f / static_cast<float>(group));
+  const int64_t clusters = heads[0].clusters;
+  for (int64_t j = 0; j < clusters; j += hn::Lanes(d)) {
+    const auto log_softmax = [&](int32_t g) HWY_ATTR { return hn::Sub(heads[g].Rank(j), hn::Set(d, log_sums[g])); };
+    auto joined = log_softmax(0);
+    if (ranking == Ranking::kMass) joined = hn::Mul(Exp(joined), share);
+    for (int32_t g = 1; g < group; ++g) {
+      joined =
+          ranking == Ranking::kMass ? hn::MulAdd(Exp(log_softmax(g)), share, joined) : hn::Max(joined, log_softmax(g));
+    }
+    hn::StoreU(joined, d, importance + j);
+  }
+  std::fill(importance + clusters, importance + TileEntries(clusters), -kInfinity);
+}
+
+void Rank(int32_t group, std::span<const ClusterRun> runs, const ClusterScores& scores, Ranking ranking, float kappa,
+          float* importance, uint32_t* sizes, float* log_mass) {
+  const float optimism = ranking == Ranking::kMass ? 0 : kappa;
+  const auto head_scores = [&](size_t r, int64_t entry, int32_t g) {
+    return HeadScores{scores.logits + g * scores.stride + entry, runs[r].view->spreads + runs[r].first,
+                      runs[r].clusters, optimism * scores.widths[static_cast<int64_t>(r) * group + g]};
+  };
+  HeadSums sums[kMaxGroup];
+  int64_t entry = 0;
+  for (size_t r = 0; r < runs.size(); entry += TileEntries(runs[r++].clusters)) {
+    AskAhead(runs, r, [](const ClusterRun& run) {
+      AskFor(run.view->first_rows + run.first, run.clusters);
+      AskFor(run.view->spreads + run.first, run.clusters);
+    });
+    StoreSizes(runs[r], sizes + entry);
+    for (int32_t g = 0; g < group; ++g) AddRun(head_scores(r, entry, g), sizes + entry, &sums[g]);
+  }
+  float log_sums[kMaxGroup];
   for (int32_t g = 0; g < group; ++g) {
-    const HeadScores head = {scores.logits + g * scores.stride, scores.sigmas + g * scores.stride, add ? 0 : kappa,
-                             clusters};
-    auto largest_logit = hn::Set(d, -kInfinity), largest_rank = hn::Set(d, -kInfinity);
-    for (int64_t j = 0; j < clusters; j += hn::Lanes(d)) {
-      largest_logit = hn::Max(largest_logit, head.Logit(j));
-      largest_rank = hn::Max(largest_rank, head.Rank(j));
-    }
-    // All scores at -inf: no mass at all, and every difference below is taken from a finite number.
-    const float max_logit = std::max(Largest(largest_logit), -kLargest);
-    const float max_rank = std::max(Largest(largest_rank), -kLargest);
-    auto mass = hn::Zero(d), ranks = hn::Zero(d);
-    for (int64_t j = 0; j < clusters; j += hn::Lanes(d)) {
-      const auto weight = Exp(hn::Sub(head.Logit(j), hn::Set(d, max_logit)));
-      mass = hn::MulAdd(weight, LoadSizes(sizes + j, clusters - j), mass);
-      ranks = hn::Add(ranks, add ? weight : Exp(hn::Sub(head.Rank(j), hn::Set(d, max_rank))));
-    }
-    const float total = Sum(ranks);
-    log_mass[g] = max_logit + std::log(Sum(mass));
-    if (add) {
-      JoinMass(head, max_rank, total > 0 ? 1 / (total * static_cast<float>(group)) : 0, g == 0, importance);
-    } else {
-      JoinOptimistic(head, total > 0 ? max_rank + std::log(total) : max_rank, g == 0, importance);
-    }
+    log_mass[g] = sums[g].mass.Log();
+    log_sums[g] = std::max(sums[g].ranks.Log(), -kLargest);
+  }
+  entry = 0;
+  HeadScores heads[kMaxGroup];
+  for (size_t r = 0; r < runs.size(); entry += TileEntries(runs[r++].clusters)) {
+    for (int32_t g = 0; g < group; ++g) heads[g] = head_scores(r, entry, g);
+    JoinRun(heads, log_sums, ranking, group, importance + entry);
   }
 }
 
@@ -98,9 +142,9 @@ namespace swell::attention {
 
 HWY_EXPORT(Rank);
 
-void RankClusters(int32_t group, int64_t clusters, const ClusterScores& scores, const uint32_t* sizes, Ranking ranking,
-                  float kappa, float* importance, float* log_mass) {
-  HWY_DYNAMIC_DISPATCH(Rank)(group, clusters, scores, sizes, ranking, kappa, importance, log_mass);
+void RankClusters(int32_t group, std::span<const ClusterRun> runs, const ClusterScores& scores, Ranking ranking,
+                  float kappa, float* importance, uint32_t* sizes, float* log_mass) {
+  HWY_DYNAMIC_DISPATCH(Rank)(group, runs, scores, ranking, kappa, importance, sizes, log_mass);
 }
 
 }  // namespace swell::attention

@@ -1,5 +1,6 @@
 // Scores of clusters: one lane is one cluster; four dimensions of a tile are one vector of bytes.
 #include "lib/attention/byte_dots.h"
+#include "lib/attention/run_ahead.h"
 #include "lib/base/simd_targets.h"
 #include "swell/attention.h"
 
@@ -23,20 +24,20 @@ constexpr int kScoreQueries = kManyRegisters ? kDotQueries : HWY_MAX(1, 8 / kPar
 // What the scores of one view's clusters have in common.
 struct ViewTerms {
   float centers[kMaxGroup];  // q . center
-  float widths[kMaxGroup];   // sqrt(sum q^2 profile)
+  float widths[kMaxGroup];   // of ClusterScores
 };
 
 void FillTerms(const HeadShape& shape, const float* queries, const ClusterView& view, ViewTerms* terms) {
   const FloatTag d;
   for (int64_t g = 0; g < shape.group; ++g) {
-    auto center = hn::Zero(d), width = hn::Zero(d);
+    auto center = hn::Zero(d), variance = hn::Zero(d);
     for (int64_t i = 0; i < shape.head_dim; i += hn::Lanes(d)) {
       const auto query = hn::LoadU(d, queries + g * shape.head_dim + i);
       center = hn::MulAdd(query, hn::LoadU(d, view.center + i), center);
-      width = hn::MulAdd(hn::Mul(query, query), hn::LoadU(d, view.spread_profile + i), width);
+      variance = hn::MulAdd(hn::Mul(query, query), hn::LoadU(d, view.spread_profile + i), variance);
     }
     terms->centers[g] = Sum(center);
-    terms->widths[g] = std::sqrt(Sum(width));
+    terms->widths[g] = std::min(shape.scale * std::sqrt(Sum(variance)), kLargest);
   }
 }
 
@@ -47,22 +48,56 @@ struct Tile {
   int64_t clusters = 0;  // without padding
   int64_t to = 0;        // entry of the scores
   const ViewTerms* terms = nullptr;
+  const int8_t* ahead = nullptr;  // centroids of the tile kTilesAhead later
+
+  const int8_t* Centroids(int64_t head_dim) const { return view->centroids + first * head_dim; }
 };
 
-// Writes the products of one query head with part `part` of a tile's centroids as logits, and the sigmas.
-HWY_INLINE void StoreScores(const HeadShape& shape, const Tile& tile, int part, int64_t head, FloatVec products,
+// Tiles between the one that is read and the one that is asked for. The hardware follows a stream of 4 KiB at most and
+// forgets it at the end of a view.
+constexpr int kTilesAhead = 4;
+
+// Walks the tiles of runs.
+class TileCursor {
+ public:
+  TileCursor(std::span<const ClusterRun> runs, int64_t head_dim) : runs_(runs), head_dim_(head_dim) { SkipEmpty(); }
+
+  // Centroids of the next tile; of the last one when there are no more.
+  const int8_t* Next() {
+    if (run_ < runs_.size()) {
+      latest_ = runs_[run_].view->centroids + (runs_[run_].first + cluster_) * head_dim_;
+      cluster_ += kClusterTile;
+      SkipEmpty();
+    }
+    return latest_;
+  }
+
+ private:
+  void SkipEmpty() {
+    while (run_ < runs_.size() && cluster_ >= runs_[run_].clusters) {
+      ++run_;
+      cluster_ = 0;
+    }
+  }
+
+  std::span<const ClusterRun> runs_;
+  int64_t head_dim_;
+  size_t run_ = 0;
+  int64_t cluster_ = 0;
+  const int8_t* latest_ = nullptr;
+};
+
+// Writes the products of one query head with part `part` of a tile's centroids as logits.
+HWY_INLINE void StoreLogits(const HeadShape& shape, const Tile& tile, int part, int64_t head, FloatVec products,
                             const ClusterScores& scores) {
   const FloatTag d;
   const int64_t j = part * hn::Lanes(d);
-  if (j >= tile.clusters) return;
-  const auto scale = hn::Set(d, shape.scale);
-  const int64_t at = head * scores.stride + tile.to + j;
   const auto center = hn::Set(d, tile.terms->centers[head]);
   const auto dot = hn::MulAdd(hn::LoadU(d, tile.view->centroid_scales + tile.first + j), products, center);
-  const auto width = hn::Set(d, tile.terms->widths[head]);
-  const auto sigma = hn::Mul(hn::LoadU(d, tile.view->spreads + tile.first + j), width);
-  StoreUpTo(ClampLogit(hn::Mul(scale, dot)), scores.logits + at, tile.clusters - j);
-  StoreUpTo(ClampLogit(hn::Mul(scale, sigma)), scores.sigmas + at, tile.clusters - j);
+  const auto logit = ClampLogit(hn::Mul(hn::Set(d, shape.scale), dot));
+  const auto valid = hn::FirstN(d, std::max<int64_t>(tile.clusters - j, 0));
+  hn::StoreU(hn::IfThenElse(valid, logit, hn::Set(d, -kInfinity)), d,
+             scores.logits + head * scores.stride + tile.to + j);
 }
 
 // Byte kByte of every 32-bit lane, as float.
@@ -80,7 +115,7 @@ void ScoreFloats(const HeadShape& shape, const float* queries, const Tile& tile,
   const int64_t lanes = hn::Lanes(d);
   const int64_t head_dim = shape.head_dim;
   const float* query = queries + head * head_dim;
-  const auto* quads = reinterpret_cast<const int32_t*>(tile.view->centroids + tile.first * head_dim);
+  const auto* quads = reinterpret_cast<const int32_t*>(tile.Centroids(head_dim));
   for (int part = 0; part < kParts; ++part) {
     FloatVec products[kQueries];
     for (auto& product : products) product = hn::Zero(d);
@@ -93,7 +128,7 @@ void ScoreFloats(const HeadShape& shape, const float* queries, const Tile& tile,
         }
       }
     }
-    for (int q = 0; q < kQueries; ++q) StoreScores(shape, tile, part, head + q, products[q], scores);
+    for (int q = 0; q < kQueries; ++q) StoreLogits(shape, tile, part, head + q, products[q], scores);
   }
 }
 
@@ -110,64 +145,76 @@ void ScoreTilesInBytes(const HeadShape& shape, const QuantizedQueries& queries, 
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
   const int8_t* centroids[kDotTiles] = {};
-  for (int32_t t = 0; t < n_tiles; ++t) centroids[t] = tiles[t].view->centroids + tiles[t].first * shape.head_dim;
+  const int8_t* ahead[kDotTiles] = {};
+  for (int32_t t = 0; t < n_tiles; ++t) {
+    centroids[t] = tiles[t].Centroids(shape.head_dim);
+    ahead[t] = tiles[t].ahead;
+  }
   alignas(64) int32_t dots[kDotQueries][kDotTiles][kClusterTile];
   for (int32_t head = 0; head < shape.group; head += kDotQueries) {
     const int32_t n_queries = std::min(shape.group - head, kDotQueries);
-    DotBytes(queries, head, n_queries, centroids, n_tiles, dots);
+    DotBytes(queries, head, n_queries, centroids, ahead, n_tiles, dots);
     for (int32_t q = 0; q < n_queries; ++q) {
       const auto step = hn::Set(d, queries.steps[head + q]);
       for (int32_t t = 0; t < n_tiles; ++t) {
         for (int part = 0; part < kParts; ++part) {
           const auto dot = hn::ConvertTo(d, hn::Load(di, dots[q][t] + part * hn::Lanes(d)));
-          StoreScores(shape, tiles[t], part, head + q, hn::Mul(step, dot), scores);
+          StoreLogits(shape, tiles[t], part, head + q, hn::Mul(step, dot), scores);
         }
       }
     }
   }
 }
 
-// Calls score(tiles, count) for blocks of up to kTiles tiles of `runs`.
+// Writes the widths of `runs` and calls score(tiles, count) for blocks of up to kTiles tiles of them.
 template <typename ScoreTiles>
 void ForEachBlock(const HeadShape& shape, const float* queries, std::span<const ClusterRun> runs,
-                  const ScoreTiles& score) {
-  // Of the view that a tile is from, and of the one before it, from which a tile may still wait.
-  static_assert(kTiles <= 2);
-  ViewTerms terms[2];
-  int which = 0;
+                  const ClusterScores& scores, const ScoreTiles& score) {
   const ClusterView* view = nullptr;
+  ViewTerms terms;
   Tile waiting[kTiles];
   int tiles = 0;
+  const auto flush = [&] {
+    if (tiles > 0) score(waiting, tiles);
+    tiles = 0;
+  };
+  TileCursor ahead(runs, shape.head_dim);
+  for (int i = 0; i < kTilesAhead; ++i) ahead.Next();
   int64_t to = 0;
-  for (const ClusterRun& run : runs) {
-    for (int64_t j = 0; j < run.clusters; j += kClusterTile) {
-      if (run.view != view) {
-        view = run.view;
-        which ^= 1;
-        FillTerms(shape, queries, *view, &terms[which]);
-      }
+  float* widths = scores.widths;
+  for (size_t r = 0; r < runs.size(); ++r) {
+    const ClusterRun& run = runs[r];
+    AskAhead(runs, r, [&](const ClusterRun& later) {
+      AskFor(later.view->center, shape.head_dim);
+      AskFor(later.view->spread_profile, shape.head_dim);
+      AskFor(later.view->centroid_scales + later.first, later.clusters);
+    });
+    if (run.view != view) {
+      flush();
+      view = run.view;
+      FillTerms(shape, queries, *view, &terms);
+    }
+    widths = std::copy_n(terms.widths, shape.group, widths);
+    for (int64_t j = 0; j < run.clusters; j += kClusterTile, to += kClusterTile) {
       const int64_t clusters = std::min<int64_t>(kClusterTile, run.clusters - j);
-      waiting[tiles++] = {run.view, run.first + j, clusters, to, &terms[which]};
-      to += clusters;
-      if (tiles < kTiles) continue;
-      score(waiting, tiles);
-      tiles = 0;
+      waiting[tiles++] = {view, run.first + j, clusters, to, &terms, ahead.Next()};
+      if (tiles == kTiles) flush();
     }
   }
-  if (tiles > 0) score(waiting, tiles);
+  flush();
 }
 
 void Score(const HeadShape& shape, const float* queries, std::span<const ClusterRun> runs, ClusterScores scores) {
 #if HWY_TARGET == HWY_AVX3
   if (HasByteDots()) {
     const QuantizedQueries quantized(shape.group, shape.head_dim, queries);
-    ForEachBlock(shape, queries, runs, [&](const Tile* tiles, int32_t count) HWY_ATTR {
+    ForEachBlock(shape, queries, runs, scores, [&](const Tile* tiles, int32_t count) HWY_ATTR {
       ScoreTilesInBytes(shape, quantized, tiles, count, scores);
     });
     return;
   }
 #endif
-  ForEachBlock(shape, queries, runs, [&](const Tile* tiles, int32_t count) HWY_ATTR {
+  ForEachBlock(shape, queries, runs, scores, [&](const Tile* tiles, int32_t count) HWY_ATTR {
     for (int32_t t = 0; t < count; ++t) ScoreTileInFloats(shape, queries, tiles[t], scores);
   });
 }

@@ -1,14 +1,86 @@
 // Selection of the retrieval and estimation zones by threshold: radix histograms find the importance at which the
-// budget ends, then one pass compares with it. O(clusters), no sort.
-#include <algorithm>
+// budget ends, then one pass compares with it. O(entries), no sort.
+#include "lib/base/simd_targets.h"
+#include "swell/attention.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "lib/attention/select.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "lib/attention/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace swell {
+namespace attention {
+namespace HWY_NAMESPACE {
+
+// Writes the numbers of the entries at or above `threshold`, rising; returns how many. `numbers` [entries].
+int64_t ListFrom(int64_t entries, const float* importance, float threshold, uint32_t* numbers) {
+  const FloatTag d;
+  const hn::RebindToUnsigned<FloatTag> du;
+  const int64_t lanes = hn::Lanes(d);
+  int64_t count = 0, j = 0;
+  for (; j + lanes <= entries; j += lanes) {
+    const auto from = hn::Ge(hn::LoadU(d, importance + j), hn::Set(d, threshold));
+    if (hn::AllFalse(d, from)) continue;
+    const auto number = hn::Iota(du, static_cast<uint32_t>(j));
+    hn::StoreU(hn::Compress(number, hn::RebindMask(du, from)), du, numbers + count);
+    count += static_cast<int64_t>(hn::CountTrue(d, from));
+  }
+  for (; j < entries; ++j) {
+    if (importance[j] >= threshold) numbers[count++] = static_cast<uint32_t>(j);
+  }
+  return count;
+}
+
+// Retrieves the entries above `least`.
+Retrieved MarkAbove(int64_t entries, const float* importance, float least, const uint32_t* sizes, Zone* zones) {
+  const FloatTag d;
+  const int64_t lanes = hn::Lanes(d);
+  Retrieved retrieved;
+  const auto mark = [&](int64_t first, int64_t last) {
+    for (int64_t j = first; j < last; ++j) {
+      if (!(importance[j] > least)) continue;
+      zones[j] = Zone::kRetrieved;
+      ++retrieved.clusters;
+      retrieved.tokens += sizes[j];
+    }
+  };
+  int64_t j = 0;
+  for (; j + lanes <= entries; j += lanes) {
+    if (!hn::AllFalse(d, hn::Gt(hn::LoadU(d, importance + j), hn::Set(d, least)))) mark(j, j + lanes);
+  }
+  mark(j, entries);
+  return retrieved;
+}
+
+// Real clusters and their tokens.
+Retrieved CountAll(int64_t entries, const uint32_t* sizes) {
+  Retrieved all;
+  for (int64_t j = 0; j < entries; ++j) {
+    all.clusters += sizes[j] > 0;
+    all.tokens += sizes[j];
+  }
+  return all;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attention
+}  // namespace swell
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
 #include <bit>
 #include <functional>
 #include <numeric>
 
-#include "swell/attention.h"
-
 namespace swell::attention {
 namespace {
+
+HWY_EXPORT(CountAll);
+HWY_EXPORT(ListFrom);
+HWY_EXPORT(MarkAbove);
 
 // Unsigned keys in the order of the floats.
 uint32_t KeyOf(float importance) {
@@ -56,56 +128,42 @@ Cut FindCut(uint32_t* candidates, int64_t count, const float* importance, const 
 
 // Numbers of the clusters that a budget can reach, rising: those above a threshold that a sample suggests, if they
 // weigh enough, else all. `share` is the part of the weight that the budget is.
-int64_t FindCandidates(int64_t clusters, const float* importance, const uint32_t* sizes, int64_t budget, double share,
+int64_t FindCandidates(int64_t entries, const float* importance, const uint32_t* sizes, int64_t budget, double share,
                        uint32_t* candidates) {
   constexpr int64_t kStride = 16, kSample = 1024, kSpare = 16;
-  const int64_t sampled = std::min(clusters / kStride, kSample);
+  const int64_t sampled = std::min(entries / kStride, kSample);
   const int64_t rank = static_cast<int64_t>(2 * share * static_cast<double>(sampled)) + kSpare;
   if (rank < sampled / 2) {
     float sample[kSample];
-    for (int64_t i = 0; i < sampled; ++i) sample[i] = importance[i * (clusters / sampled)];
+    for (int64_t i = 0; i < sampled; ++i) sample[i] = importance[i * (entries / sampled)];
     std::nth_element(sample, sample + rank, sample + sampled, std::greater<float>());
-    const float threshold = sample[rank];
-    int64_t count = 0, weight = 0;
-    for (int64_t j = 0; j < clusters; ++j) {
-      const bool above = importance[j] >= threshold;
-      candidates[count] = static_cast<uint32_t>(j);
-      count += above;
-      weight += above ? (sizes != nullptr ? sizes[j] : 1) : 0;
+    const int64_t count = HWY_DYNAMIC_DISPATCH(ListFrom)(entries, importance, sample[rank], candidates);
+    int64_t weight = count;
+    if (sizes != nullptr) {
+      weight = std::accumulate(candidates, candidates + count, int64_t{0},
+                               [&](int64_t sum, uint32_t cluster) { return sum + sizes[cluster]; });
     }
     if (weight >= budget) return count;
   }
-  std::iota(candidates, candidates + clusters, 0u);
-  return clusters;
+  std::iota(candidates, candidates + entries, 0u);
+  return entries;
 }
 
-// Clusters and tokens of the retrieval zone.
-struct Retrieved {
-  int64_t clusters = 0;
-  int64_t tokens = 0;
-};
-
-Retrieved Retrieve(int64_t clusters, const float* importance, const uint32_t* sizes, BudgetUnit unit, int64_t budget,
-                   Zone* zones, uint32_t* scratch) {
+// Chooses the retrieval zone among `all` clusters; of the other entries it leaves the zones alone.
+Retrieved Retrieve(int64_t entries, const Retrieved& all, const float* importance, const uint32_t* sizes,
+                   BudgetUnit unit, int64_t budget, Zone* zones, uint32_t* scratch) {
   const bool by_tokens = unit == BudgetUnit::kTokens;
-  int64_t tokens = 0;
-  for (int64_t j = 0; j < clusters; ++j) tokens += sizes[j];
-  const int64_t all = by_tokens ? tokens : clusters;
-  std::fill_n(zones, clusters, budget >= all ? Zone::kRetrieved : Zone::kDropped);
-  if (budget >= all) return {clusters, tokens};
+  const int64_t weight_of_all = by_tokens ? all.tokens : all.clusters;
+  if (budget >= weight_of_all) {
+    std::fill_n(zones, entries, Zone::kRetrieved);
+    return all;
+  }
   if (budget <= 0) return {};
   const uint32_t* weights = by_tokens ? sizes : nullptr;
-  const double share = static_cast<double>(budget) / static_cast<double>(all);
-  const int64_t candidates = FindCandidates(clusters, importance, weights, budget, share, scratch);
+  const double share = static_cast<double>(budget) / static_cast<double>(weight_of_all);
+  const int64_t candidates = FindCandidates(entries, importance, weights, budget, share, scratch);
   Cut cut = FindCut(scratch, candidates, importance, weights, budget);
-  const float least = ImportanceOf(cut.key);
-  Retrieved retrieved;
-  for (int64_t j = 0; j < clusters; ++j) {
-    const bool above = importance[j] > least;
-    zones[j] = above ? Zone::kRetrieved : Zone::kDropped;
-    retrieved.clusters += above;
-    retrieved.tokens += above ? sizes[j] : 0;
-  }
+  Retrieved retrieved = HWY_DYNAMIC_DISPATCH(MarkAbove)(entries, importance, ImportanceOf(cut.key), sizes, zones);
   for (int64_t i = 0; i < cut.ties && cut.remaining > 0; ++i) {
     const uint32_t cluster = scratch[i];
     const int64_t weight = by_tokens ? sizes[cluster] : 1;
@@ -121,25 +179,26 @@ Retrieved Retrieve(int64_t clusters, const float* importance, const uint32_t* si
 
 }  // namespace
 
-int64_t SelectClusters(int64_t clusters, const float* importance, const uint32_t* sizes, BudgetUnit unit,
-                       int64_t retrieve_budget, int64_t estimate_clusters, Zone* zones, uint32_t* scratch) {
-  const Retrieved retrieved = Retrieve(clusters, importance, sizes, unit, retrieve_budget, zones, scratch);
-  const int64_t left = clusters - retrieved.clusters;
-  if (estimate_clusters >= left) {
-    std::replace(zones, zones + clusters, Zone::kDropped, Zone::kEstimated);
-  } else if (estimate_clusters > 0) {
-    // The retrieved clusters are the first of the order, so the estimated ones end at this rank.
-    std::iota(scratch, scratch + clusters, 0u);
-    const Cut cut = FindCut(scratch, clusters, importance, nullptr, retrieved.clusters + estimate_clusters);
-    const auto estimate = [&](int64_t cluster) {
-      if (zones[cluster] == Zone::kDropped) zones[cluster] = Zone::kEstimated;
-    };
-    for (int64_t j = 0; j < clusters; ++j) {
-      if (KeyOf(importance[j]) > cut.key) estimate(j);
-    }
-    for (int64_t i = 0; i < cut.remaining; ++i) estimate(scratch[i]);
+Retrieved SelectClusters(int64_t entries, const float* importance, const uint32_t* sizes, BudgetUnit unit,
+                         int64_t retrieve_budget, int64_t estimate_clusters, Zone* zones, uint32_t* scratch) {
+  const Retrieved all = HWY_DYNAMIC_DISPATCH(CountAll)(entries, sizes);
+  std::fill_n(zones, entries, Zone::kEstimated);
+  const Retrieved retrieved = Retrieve(entries, all, importance, sizes, unit, retrieve_budget, zones, scratch);
+  if (estimate_clusters >= all.clusters - retrieved.clusters) return retrieved;
+  const auto set = [&](int64_t cluster, Zone zone) {
+    if (zones[cluster] != Zone::kRetrieved) zones[cluster] = zone;
+  };
+  for (int64_t j = 0; j < entries; ++j) set(j, Zone::kDropped);
+  if (estimate_clusters <= 0) return retrieved;
+  // The retrieved clusters are the first of the order, so the estimated ones end at this rank.
+  std::iota(scratch, scratch + entries, 0u);
+  const Cut cut = FindCut(scratch, entries, importance, nullptr, retrieved.clusters + estimate_clusters);
+  for (int64_t j = 0; j < entries; ++j) {
+    if (KeyOf(importance[j]) > cut.key) set(j, Zone::kEstimated);
   }
-  return retrieved.tokens;
+  for (int64_t i = 0; i < cut.remaining; ++i) set(scratch[i], Zone::kEstimated);
+  return retrieved;
 }
 
 }  // namespace swell::attention
+#endif  // HWY_ONCE

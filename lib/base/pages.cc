@@ -17,6 +17,9 @@ constexpr size_t kHugePage = size_t{2} << 20;
 // What is carved into pieces; larger requests get chunks of their own.
 constexpr size_t kChunk = 16 * kHugePage;
 constexpr std::align_val_t kChunkAlignment{kHugePage};
+// One empty chunk is kept for so many that are in use. A prompt's rows lie in the tail before they lie in segments;
+// without spares the system would have to clear the pages for both.
+constexpr size_t kUsedPerSpare = 8;
 // Below this a huge page brings nothing, and the heap wastes less.
 constexpr size_t kSmallest = size_t{16} << 10;
 
@@ -103,7 +106,11 @@ class Pool {
   void* Take(size_t bytes) noexcept try {
     const std::lock_guard lock(mutex_);
     for (Chunk& chunk : chunks_) {
-      if (void* piece = chunk.Take(bytes)) return piece;
+      const bool spare = chunk.empty();
+      if (void* piece = chunk.Take(bytes)) {
+        spares_ -= spare;
+        return piece;
+      }
     }
     chunks_.reserve(chunks_.size() + 1);
     std::byte* memory = MapChunk(kChunk);
@@ -118,8 +125,8 @@ class Pool {
     const auto chunk = std::prev(After(piece));
     chunk->Give(piece, bytes);
     if (!chunk->empty()) return;
-    UnmapChunk(chunk->memory());
-    chunks_.erase(chunk);
+    ++spares_;
+    while (spares_ > (chunks_.size() - spares_) / kUsedPerSpare) UnmapSpare();
     if (chunks_.empty()) std::vector<Chunk>().swap(chunks_);
   }
 
@@ -130,8 +137,18 @@ class Pool {
                             [](const void* where, const Chunk& chunk) { return where < chunk.memory(); });
   }
 
+  // The highest one, so that what is in use gathers at the lower end.
+  void UnmapSpare() {
+    auto chunk = std::prev(chunks_.end());
+    while (!chunk->empty()) --chunk;
+    UnmapChunk(chunk->memory());
+    chunks_.erase(chunk);
+    --spares_;
+  }
+
   std::mutex mutex_;
   std::vector<Chunk> chunks_;
+  size_t spares_ = 0;  // chunks that are empty
 };
 
 // Never destroyed: blocks may outlive static objects.

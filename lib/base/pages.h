@@ -1,7 +1,8 @@
 // Memory for what is read at random: keys, values and meta indexes, in huge pages where the system grants them. With
 // small pages the kernels wait for address translation, most of all in virtual machines.
 //
-// Any thread. Memory goes back to the system as soon as a chunk of it is empty.
+// Any thread. Memory goes back to the system by chunks of 32 MiB when they are empty; one empty chunk is kept for every
+// eight in use, none when nothing is.
 #ifndef SWELL_LIB_BASE_PAGES_H_
 #define SWELL_LIB_BASE_PAGES_H_
 

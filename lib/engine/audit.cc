@@ -21,10 +21,6 @@ constexpr int32_t kMemory = 32;
 // Errors below this are rounding.
 constexpr float kLeastError = 1e-4F;
 
-bool IsWithin(float factor, float predicted, float actual) {
-  return predicted <= factor * actual && actual <= factor * predicted;
-}
-
 }  // namespace
 
 AuditBook::AuditBook(int64_t layers, int64_t kv_heads, int64_t interval)
@@ -45,8 +41,10 @@ void AuditBook::Enter(const Audit& audit, const std::vector<float>& actual) {
     const float truth = std::max(actual[g], kLeastError);
     const float predicted = std::max(audit.predicted[g], kLeastError);
     answers.fetch_add(1, std::memory_order_relaxed);
-    within_2.fetch_add(IsWithin(2, predicted, truth) ? 1 : 0, std::memory_order_relaxed);
-    within_3.fetch_add(IsWithin(3, predicted, truth) ? 1 : 0, std::memory_order_relaxed);
+    const float factor = std::max(predicted, truth) / std::min(predicted, truth);
+    within_2.fetch_add(factor <= 2 ? 1 : 0, std::memory_order_relaxed);
+    within_3.fetch_add(factor <= 3 ? 1 : 0, std::memory_order_relaxed);
+    factor_sum.fetch_add(factor, std::memory_order_relaxed);
     if (audit.raw[g] < kLeastError) continue;
     log_ratio += std::log(truth / audit.raw[g]);
     ++counted;

@@ -46,6 +46,7 @@ class AuditBook {
   std::atomic<int64_t> answers{0};
   std::atomic<int64_t> within_2{0};
   std::atomic<int64_t> within_3{0};
+  std::atomic<double> factor_sum{0};  // over them, of the greater of the two over the lesser
   // One audit waits or runs at a time; others are passed over.
   std::atomic<bool> busy{false};
 

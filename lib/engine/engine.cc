@@ -167,6 +167,7 @@ class EngineImpl final : public Engine {
     stats.audited_answers = context_.audits.answers.load();
     stats.audited_within_2 = context_.audits.within_2.load();
     stats.audited_within_3 = context_.audits.within_3.load();
+    stats.audited_factor_sum = context_.audits.factor_sum.load();
     return stats;
   }
 

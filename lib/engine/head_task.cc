@@ -25,9 +25,9 @@ void RunPiece(const HeadShape& shape, HeadTask& task, int64_t index) {
   attention::ResetErrors(shape, errors);
   if (piece.level == nullptr) return;
   const RankedLevel& level = *piece.level;
-  const int64_t first = piece.clusters.first_cluster;
-  attention::EstimateClusters(shape, piece.clusters.runs, level.Scores(first), level.zones.data() + first,
-                              level.log_mass.data(), task.step->retrieval->correct, state, errors);
+  attention::EstimateClusters(shape, piece.clusters.runs, level.Scores(piece.clusters),
+                              level.zones.get() + piece.clusters.first_entry, level.log_mass.data(),
+                              task.step->retrieval->correct, state, errors);
 }
 
 void MergePieces(const HeadShape& shape, HeadTask& task) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace swell {
 namespace {
@@ -29,8 +30,8 @@ Budget PlanBudget(const HeadStep& step, int64_t steady_tokens, int64_t clustered
   const RetrievalOptions& options = *step.retrieval;
   const int64_t floor_tokens = std::max<int64_t>(0, options.floor_tokens - steady_tokens);
   const float share = RetrieveShare(step);
-  int64_t tokens = options.retrieve_tokens > 0 ? options.retrieve_tokens : CeilShare(share, clustered_tokens);
-  if (options.max_retrieve_tokens > 0) tokens = std::min(tokens, options.max_retrieve_tokens);
+  const int64_t wanted = options.retrieve_tokens > 0 ? options.retrieve_tokens : CeilShare(share, clustered_tokens);
+  const int64_t tokens = options.max_retrieve_tokens > 0 ? std::min(wanted, options.max_retrieve_tokens) : wanted;
   Budget budget;
   budget.everything = std::max(tokens, floor_tokens) >= clustered_tokens;
   if (budget.everything) return budget;
@@ -44,7 +45,7 @@ Budget PlanBudget(const HeadStep& step, int64_t steady_tokens, int64_t clustered
     return budget;
   }
   const double per_token = static_cast<double>(clusters) / static_cast<double>(std::max<int64_t>(1, clustered_tokens));
-  const int64_t by_share = options.retrieve_tokens > 0 || options.max_retrieve_tokens > 0
+  const int64_t by_share = options.retrieve_tokens > 0 || tokens < wanted
                                ? std::llround(static_cast<double>(tokens) * per_token)
                                : std::llround(static_cast<double>(share) * static_cast<double>(clusters));
   const auto by_floor = static_cast<int64_t>(std::ceil(static_cast<double>(floor_tokens) * per_token));
@@ -107,48 +108,52 @@ bool BeginStep(const HeadShape& shape, HeadStep& step) {
   return true;
 }
 
-// Ranks a level and chooses its retrieval and estimation zones; returns the tokens of the retrieved clusters.
-int64_t SelectLevel(const HeadShape& shape, const RetrievalOptions& options, BudgetUnit unit, float kappa,
-                    int64_t retrieve, int64_t estimate, RankedLevel& level) {
-  std::vector<uint32_t> sizes;
-  sizes.reserve(static_cast<size_t>(level.clusters));
-  for (const ClusterRun& run : level.runs) {
-    const uint32_t* rows = run.view->first_rows + run.first;
-    for (int64_t j = 0; j < run.clusters; ++j) sizes.push_back(rows[j + 1] - rows[j]);
-  }
-  const auto importance = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(level.clusters));
-  const auto scratch = std::make_unique_for_overwrite<uint32_t[]>(static_cast<size_t>(level.clusters));
-  attention::RankClusters(shape.group, level.clusters, level.Scores(0), sizes.data(), options.ranking, kappa,
-                          importance.get(), level.log_mass.data());
-  return attention::SelectClusters(level.clusters, importance.get(), sizes.data(), unit, retrieve, estimate,
-                                   level.zones.data(), scratch.get());
+// Ranks a level and chooses its retrieval and estimation zones.
+attention::Retrieved SelectLevel(const HeadShape& shape, const RetrievalOptions& options, BudgetUnit unit,
+                                 int64_t retrieve, int64_t estimate, RankedLevel& level) {
+  const auto entries = static_cast<size_t>(level.entries);
+  const auto importance = std::make_unique_for_overwrite<float[]>(entries);
+  const auto sizes = std::make_unique_for_overwrite<uint32_t[]>(entries);
+  const auto scratch = std::make_unique_for_overwrite<uint32_t[]>(entries);
+  attention::RankClusters(shape.group, level.runs, level.Scores({}), options.ranking, options.kappa, importance.get(),
+                          sizes.get(), level.log_mass.data());
+  return attention::SelectClusters(level.entries, importance.get(), sizes.get(), unit, retrieve, estimate,
+                                   level.zones.get(), scratch.get());
 }
 
 // Calls take(run, first, last) for every stretch of retrieved clusters [first, last) of run number `run`.
 template <typename Take>
 void ForEachRetrieved(const RankedLevel& level, const Take& take) {
-  const attention::Zone* zones = level.zones.data();
+  constexpr auto kRetrieved = static_cast<int>(attention::Zone::kRetrieved);
+  const attention::Zone* zones = level.zones.get();
   for (size_t r = 0; r < level.runs.size(); ++r) {
-    const int64_t clusters = level.runs[r].clusters;
-    for (int64_t j = 0; j < clusters;) {
-      if (zones[j] != attention::Zone::kRetrieved) {
-        ++j;
-        continue;
-      }
-      const int64_t first = j;
-      while (j < clusters && zones[j] == attention::Zone::kRetrieved) ++j;
-      take(r, first, j);
+    const attention::Zone* end = zones + level.runs[r].clusters;
+    const attention::Zone* last = zones;
+    while (const void* found = std::memchr(last, kRetrieved, static_cast<size_t>(end - last))) {
+      const auto* first = static_cast<const attention::Zone*>(found);
+      last = std::find_if(first, end, [](attention::Zone zone) { return zone != attention::Zone::kRetrieved; });
+      take(r, first - zones, last - zones);
     }
-    zones += clusters;
+    zones += attention::TileEntries(level.runs[r].clusters);
   }
+}
+
+// Clusters of a level that are estimated when all can be.
+int64_t EstimateShare(const HeadStep& step, const RankedLevel& level) {
+  return std::llround(static_cast<double>(step.retrieval->estimate_share) * static_cast<double>(level.clusters));
+}
+
+void CountClusters(const RankedLevel& level, const attention::Retrieved& retrieved, int64_t estimate, HeadStep& step) {
+  step.clusters_scored += level.clusters;
+  step.clusters_estimated += std::min(std::max<int64_t>(estimate, 0), level.clusters - retrieved.clusters);
 }
 
 // Chooses the super-clusters whose clusters will be scored.
 void OpenSuperClusters(const HeadShape& shape, HeadStep& step) {
-  const auto estimate =
-      std::llround(static_cast<double>(step.retrieval->estimate_share) * static_cast<double>(step.supers.clusters));
-  SelectLevel(shape, *step.retrieval, BudgetUnit::kTokens, step.retrieval->kappa, step.budget.open_tokens, estimate,
-              step.supers);
+  const int64_t estimate = EstimateShare(step, step.supers);
+  const attention::Retrieved opened =
+      SelectLevel(shape, *step.retrieval, BudgetUnit::kTokens, step.budget.open_tokens, estimate, step.supers);
+  CountClusters(step.supers, opened, estimate, step);
   ForEachRetrieved(step.supers, [&](size_t run, int64_t first, int64_t last) {
     const int32_t segment = step.supers.segments[run];
     const ClusterView& view = step.segments[segment].index->clusters();
@@ -160,18 +165,16 @@ void OpenSuperClusters(const HeadShape& shape, HeadStep& step) {
 
 // Chooses the clusters that are read and adds their rows to step.exact, neighbours in one run.
 void SelectClusters(const HeadShape& shape, HeadStep& step) {
-  step.tokens_read += SelectLevel(shape, *step.retrieval, step.retrieval->unit, step.retrieval->kappa,
-                                  step.budget.retrieve, step.budget.estimate, step.clusters);
+  const attention::Retrieved retrieved = SelectLevel(shape, *step.retrieval, step.retrieval->unit, step.budget.retrieve,
+                                                     step.budget.estimate, step.clusters);
+  CountClusters(step.clusters, retrieved, step.budget.estimate, step);
+  step.tokens_read += retrieved.tokens;
   ForEachRetrieved(step.clusters, [&](size_t r, int64_t first, int64_t last) {
     const ClusterRun& run = step.clusters.runs[r];
     const uint32_t* rows = run.view->first_rows + run.first;
     const KvRun& segment = step.segments[step.clusters.segments[r]].rows;
     step.exact.push_back(SubRun(segment, rows[first], int64_t{rows[last]} - rows[first], shape));
   });
-  for (const RankedLevel* level : {&step.supers, &step.clusters}) {
-    step.clusters_scored += level->clusters;
-    step.clusters_estimated += std::count(level->zones.begin(), level->zones.end(), attention::Zone::kEstimated);
-  }
   // The estimate is told how much mass there is in all: what the closed super-clusters hold counts as well.
   for (size_t g = 0; g < step.supers.log_mass.size(); ++g) {
     const float most = std::max(step.supers.log_mass[g], step.clusters.log_mass[g]);
@@ -183,7 +186,7 @@ void ScoreLevel(Context& context, const HeadStep& step, const RankedLevel& level
   const HeadShape shape = context.head_shape();
   const std::vector<RankedLevel::Piece> pieces = level.Pieces();
   context.arena.ParallelFor(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
-    attention::ScoreClusters(shape, step.queries, pieces[i].runs, level.Scores(pieces[i].first_cluster));
+    attention::ScoreClusters(shape, step.queries, pieces[i].runs, level.Scores(pieces[i]));
   });
 }
 
@@ -193,25 +196,26 @@ void RankedLevel::Add(const ClusterRun& run, int32_t segment) {
   runs.push_back(run);
   segments.push_back(segment);
   clusters += run.clusters;
+  entries += attention::TileEntries(run.clusters);
 }
 
 void RankedLevel::Allocate(int32_t group) {
-  const auto count = static_cast<size_t>(clusters) * static_cast<size_t>(group);
-  logits = std::make_unique_for_overwrite<float[]>(count);
-  sigmas = std::make_unique_for_overwrite<float[]>(count);
-  zones.resize(static_cast<size_t>(clusters));
-  log_mass.resize(static_cast<size_t>(group));
+  const auto heads = static_cast<size_t>(group);
+  logits = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(entries) * heads);
+  widths = std::make_unique_for_overwrite<float[]>(runs.size() * heads);
+  zones = std::make_unique_for_overwrite<attention::Zone[]>(static_cast<size_t>(entries));
+  log_mass.resize(heads);
 }
 
 std::vector<RankedLevel::Piece> RankedLevel::Pieces() const {
   std::vector<Piece> pieces;
-  int64_t first_cluster = 0;
+  int64_t first_entry = 0;
   for (size_t first = 0; first < runs.size();) {
     size_t last = first;
     int64_t count = 0;
-    while (last < runs.size() && count < kClustersPerTask) count += runs[last++].clusters;
-    pieces.push_back({std::span(runs).subspan(first, last - first), first_cluster});
-    first_cluster += count;
+    while (last < runs.size() && count < kClustersPerTask) count += attention::TileEntries(runs[last++].clusters);
+    pieces.push_back({std::span(runs).subspan(first, last - first), static_cast<int64_t>(first), first_entry});
+    first_entry += count;
     first = last;
   }
   return pieces;

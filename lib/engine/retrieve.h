@@ -24,27 +24,31 @@ struct ClusteredSegment {
   KvRun rows;
 };
 
-// Clusters of one level of the meta index as one query sees them: entry 0 of all arrays is the first cluster of
-// runs[0].
+// Clusters of one level of the meta index as one query sees them; arrays of `entries` hold the entries of all runs
+// (swell/attention.h), entry 0 being the first cluster of runs[0].
 struct RankedLevel {
-  // Runs that one task works on, and the entry of their first cluster.
+  // Runs that one task works on, and where they begin.
   struct Piece {
     std::span<const ClusterRun> runs;
-    int64_t first_cluster = 0;
+    int64_t first_run = 0;
+    int64_t first_entry = 0;
   };
 
   std::vector<ClusterRun> runs;
   std::vector<int32_t> segments;  // [runs]: where in HeadStep::segments the run is from
   int64_t clusters = 0;
-  std::unique_ptr<float[]> logits, sigmas;  // [group, clusters]
-  std::vector<attention::Zone> zones;       // [clusters]
-  std::vector<float> log_mass;              // [group]
+  int64_t entries = 0;
+  std::unique_ptr<float[]> logits;           // [group, entries]
+  std::unique_ptr<float[]> widths;           // [runs, group]
+  std::unique_ptr<attention::Zone[]> zones;  // [entries]
+  std::vector<float> log_mass;               // [group]
 
   void Add(const ClusterRun& run, int32_t segment);
   void Allocate(int32_t group);  // throws std::bad_alloc
   std::vector<Piece> Pieces() const;
-  attention::ClusterScores Scores(int64_t first_cluster) const {
-    return {logits.get() + first_cluster, sigmas.get() + first_cluster, clusters};
+  attention::ClusterScores Scores(const Piece& piece) const {
+    const auto group = static_cast<int64_t>(log_mass.size());
+    return {logits.get() + piece.first_entry, widths.get() + piece.first_run * group, entries};
   }
 };
 

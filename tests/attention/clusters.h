@@ -80,12 +80,6 @@ struct Clusters {
     return shape.scale * std::sqrt(variance);
   }
   double Size(int64_t j) const { return first_rows[j + 1] - first_rows[j]; }
-  std::vector<uint32_t> Sizes() const {
-    std::vector<uint32_t> sizes;
-    for (int64_t j = 0; j < count; ++j) sizes.push_back(first_rows[j + 1] - first_rows[j]);
-    return sizes;
-  }
-
   // ClusterView's alignment.
   struct alignas(64) Line {
     int8_t bytes[64];
@@ -112,14 +106,35 @@ inline std::vector<ClusterRun> CutRuns(const ClusterView& view, Random* random) 
   return runs;
 }
 
-// [group, stride] of logits and sigmas, NaN where nothing was written.
-struct ScoreBuffer {
-  ScoreBuffer(int64_t group, int64_t stride_in)
-      : stride(stride_in), logits(group * stride_in, kNan), sigmas(group * stride_in, kNan) {}
-  ClusterScores view() { return {logits.data(), sigmas.data(), stride}; }
+inline int64_t EntriesOf(std::span<const ClusterRun> runs) {
+  int64_t entries = 0;
+  for (const ClusterRun& run : runs) entries += TileEntries(run.clusters);
+  return entries;
+}
 
+// Calls visit(run, cluster, entry) for every cluster of `runs`, with the number of its run.
+template <typename Visit>
+void ForEachCluster(std::span<const ClusterRun> runs, const Visit& visit) {
+  int64_t entry = 0;
+  for (size_t r = 0; r < runs.size(); entry += TileEntries(runs[r++].clusters)) {
+    for (int64_t j = 0; j < runs[r].clusters; ++j) visit(static_cast<int64_t>(r), runs[r].first + j, entry + j);
+  }
+}
+
+// Scores of `runs`, NaN where nothing was written, with `spare` entries behind each head's.
+struct ScoreBuffer {
+  ScoreBuffer(int64_t group_in, std::span<const ClusterRun> runs, int64_t spare = 0)
+      : group(group_in),
+        stride(EntriesOf(runs) + spare),
+        logits(group * stride, kNan),
+        widths(group * static_cast<int64_t>(runs.size()), kNan) {}
+  ClusterScores view() { return {logits.data(), widths.data(), stride}; }
+  float& logit(int64_t g, int64_t entry) { return logits[g * stride + entry]; }
+  float& width(int64_t run, int64_t g) { return widths[run * group + g]; }
+
+  int64_t group;
   int64_t stride;
-  std::vector<float> logits, sigmas;
+  std::vector<float> logits, widths;
 };
 
 }  // namespace swell::attention

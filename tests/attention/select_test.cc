@@ -40,13 +40,14 @@ class SelectTest : public testing::Test {
                                     << " estimate " << estimate << " unit " << static_cast<int>(unit));
     std::vector<Zone> zones(clusters + 1, static_cast<Zone>(77));
     std::vector<uint32_t> scratch(clusters + 1, 123456789);
-    const int64_t tokens =
+    const Retrieved retrieved =
         SelectClusters(clusters, importance.data(), sizes.data(), unit, budget, estimate, zones.data(), scratch.data());
     ASSERT_EQ(zones.back(), static_cast<Zone>(77));
     ASSERT_EQ(scratch.back(), 123456789u);
     zones.pop_back();
     const Selection expected = SelectBySorting(importance, sizes, unit, budget, estimate);
-    ASSERT_EQ(tokens, expected.tokens);
+    ASSERT_EQ(retrieved.tokens, expected.tokens);
+    ASSERT_EQ(retrieved.clusters, std::count(zones.begin(), zones.end(), Zone::kRetrieved));
     ASSERT_EQ(zones, expected.zones);
   }
 
@@ -98,7 +99,46 @@ TEST_F(SelectTest, CrossingClusterIsTakenWhenHalfOfItFits) {
 }
 
 TEST_F(SelectTest, NoClusters) {
-  EXPECT_EQ(SelectClusters(0, nullptr, nullptr, BudgetUnit::kTokens, 100, 10, nullptr, nullptr), 0);
+  EXPECT_EQ(SelectClusters(0, nullptr, nullptr, BudgetUnit::kTokens, 100, 10, nullptr, nullptr).clusters, 0);
+}
+
+// Padding is never chosen, and does not keep all real clusters from being so.
+TEST_F(SelectTest, PaddingIsNoCluster) {
+  for (int round = 0; round < 200; ++round) {
+    const int64_t tiles = 1 + random_.Below(round % 10 == 0 ? 200 : 6);
+    std::vector<float> importance, real_importance;
+    std::vector<uint32_t> sizes, real_sizes;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t clusters = 1 + random_.Below(kClusterTile);
+      for (int64_t j = 0; j < kClusterTile; ++j) {
+        importance.push_back(j < clusters ? random_.Normal() : -kInf);
+        sizes.push_back(j < clusters ? 1 + random_.Below(12) : 0);
+        if (j >= clusters) continue;
+        real_importance.push_back(importance.back());
+        real_sizes.push_back(sizes.back());
+      }
+    }
+    for (BudgetUnit unit : {BudgetUnit::kTokens, BudgetUnit::kClusters}) {
+      const auto clusters = static_cast<int64_t>(real_sizes.size());
+      const int64_t all =
+          unit == BudgetUnit::kClusters ? clusters : std::accumulate(real_sizes.begin(), real_sizes.end(), int64_t{0});
+      for (int64_t budget : {int64_t{0}, random_.Below(all + 1), all}) {
+        for (int64_t estimate : {int64_t{0}, random_.Below(clusters + 1), clusters}) {
+          std::vector<Zone> zones(importance.size()), real_zones;
+          std::vector<uint32_t> scratch(importance.size());
+          const Retrieved retrieved =
+              SelectClusters(static_cast<int64_t>(zones.size()), importance.data(), sizes.data(), unit, budget,
+                             estimate, zones.data(), scratch.data());
+          for (size_t j = 0; j < zones.size(); ++j) {
+            if (sizes[j] > 0) real_zones.push_back(zones[j]);
+          }
+          const Selection expected = SelectBySorting(real_importance, real_sizes, unit, budget, estimate);
+          ASSERT_EQ(retrieved.tokens, expected.tokens);
+          ASSERT_EQ(real_zones, expected.zones);
+        }
+      }
+    }
+  }
 }
 
 TEST_F(SelectTest, ExtremeValues) {

@@ -74,7 +74,7 @@ TEST_F(EngineTest, OpenReadsWhatStructSizeCovers) {
   SweepStructSize<swell_engine_options>(
       EngineOptions(),
       [&](const swell_engine_options* options) { return swell_engine_open(options, &engine, error_.address()); },
-      [&] { swell_engine_close(&engine); });
+      [&] { swell_engine_close(&engine); }, offsetof(swell_engine_options, audit_interval));
   EXPECT_EQ(engine, nullptr);
 }
 
@@ -98,6 +98,7 @@ TEST_F(EngineTest, OpenRefusesBadOptions) {
   }
   refused([](auto* options) { options->flags = 2; }, "flags");
   refused([](auto* options) { options->reserved = 1; }, "reserved");
+  refused([](auto* options) { options->audit_interval = -1; }, "audit_interval");
 }
 
 TEST_F(EngineTest, OpenRefusesBadHandleAddress) {
@@ -133,7 +134,7 @@ TEST_F(EngineTest, OutStructsAreFilledAsFarAsTheyReach) {
     const swell_code code = swell_engine_get_stats(engine_, &place.stats, error_.address());
     EXPECT_EQ(place.stats.struct_size, size);
     EXPECT_EQ(place.guard, 0xAB);
-    if (size < sizeof(swell_engine_stats)) {
+    if (size < offsetof(swell_engine_stats, audited_answers)) {
       EXPECT_EQ(code, SWELL_INVALID_ARGUMENT);
       EXPECT_EQ(swell_error_detail(error_.get()), SWELL_DETAIL_BAD_SIZE);
       EXPECT_EQ(place.stats.reserved, 0xABABABABU);
@@ -143,9 +144,71 @@ TEST_F(EngineTest, OutStructsAreFilledAsFarAsTheyReach) {
     EXPECT_EQ(place.stats.sequences, 1);
     EXPECT_EQ(place.stats.tokens_put, kPrompt);
     for (uint32_t i = 0; i < 64; ++i) {
-      EXPECT_EQ(place.beyond[i], i < size - sizeof(swell_engine_stats) ? 0 : 0xAB);
+      EXPECT_EQ(place.beyond[i], sizeof(swell_engine_stats) + i < size ? 0 : 0xAB);
     }
   }
+}
+
+TEST_F(EngineTest, AuditsAreAskedForAndCounted) {
+  swell_engine_options options = EngineOptions();
+  options.audit_interval = 2;
+  Open(options);
+  swell_sequence_options storage = SWELL_SEQUENCE_OPTIONS_INIT;
+  swell_retrieval_options settings = SWELL_RETRIEVAL_OPTIONS_INIT;
+  ASSERT_EQ(swell_preset("swell", &storage, &settings, nullptr), SWELL_OK);
+  settings.floor_tokens = 0;
+  storage.seal_tokens = storage.segment_tokens = 16;
+  storage.window_tokens = 16;
+  swell_retrieval* retrieval = nullptr;
+  ASSERT_EQ(swell_retrieval_create(&settings, nullptr, 0, &retrieval, nullptr), SWELL_OK);
+  ASSERT_EQ(swell_sequence_create(engine_, &storage, retrieval, &sequence_, nullptr), SWELL_OK);
+  swell_retrieval_destroy(&retrieval);
+  swell_put_item item = {sequence_, 0, kPrompt, 0};
+  swell_put_args put = SWELL_PUT_ARGS_INIT;
+  put.n_items = 1;
+  put.n_rows = kPrompt;
+  ASSERT_EQ(swell_put(engine_, &put, &item, keys_.data(), values_.data(), nullptr, nullptr, nullptr, nullptr),
+            SWELL_OK);
+  swell_attend_item ask = {sequence_, 1, 0, nullptr, 0, 0};
+  swell_attend_args attend = SWELL_ATTEND_ARGS_INIT;
+  attend.n_items = attend.n_rows = 1;
+  std::vector<float> output(kQuery);
+  for (int call = 0; call < 4; ++call) {
+    ASSERT_EQ(
+        swell_attend(engine_, &attend, &ask, query_.data(), output.data(), nullptr, nullptr, nullptr, error_.address()),
+        SWELL_OK)
+        << error_.message();
+  }
+  const swell_engine_stats stats = Stats();
+  EXPECT_EQ(stats.audited_answers, 3 * kHeads);  // calls 1, 2 and 4
+  EXPECT_GE(stats.audited_within_3, stats.audited_within_2);
+  EXPECT_GE(stats.audited_factor_sum, static_cast<double>(stats.audited_answers));
+}
+
+TEST_F(EngineTest, MetricsFillABufferThatIsLargeEnough) {
+  int64_t size = 0;
+  ASSERT_EQ(swell_engine_metrics(engine_, nullptr, 0, &size, nullptr), SWELL_OK);
+  ASSERT_GT(size, 1);
+  std::string buffer(static_cast<size_t>(size) + 8, '#');
+  int64_t written = 0;
+  ASSERT_EQ(swell_engine_metrics(engine_, buffer.data(), size, &written, nullptr), SWELL_OK);
+  EXPECT_EQ(written, size);
+  EXPECT_EQ(buffer.find('\0'), static_cast<size_t>(size) - 1);
+  EXPECT_EQ(buffer.substr(static_cast<size_t>(size)), "########");
+  EXPECT_NE(buffer.find("\nswell_tokens_put_total " + std::to_string(kPrompt) + "\n"), std::string::npos) << buffer;
+
+  std::string small(static_cast<size_t>(size) - 1, '#');
+  written = 0;
+  EXPECT_EQ(swell_engine_metrics(engine_, small.data(), size - 1, &written, error_.address()), SWELL_OUT_OF_RANGE);
+  EXPECT_EQ(swell_error_detail(error_.get()), SWELL_DETAIL_BAD_SIZE);
+  EXPECT_EQ(written, size);
+  EXPECT_EQ(small, std::string(small.size(), '#'));
+  ExpectRefused([&] { return swell_engine_metrics(engine_, small.data(), -1, &written, error_.address()); },
+                SWELL_DETAIL_BAD_SIZE, "capacity");
+  ExpectRefused([&] { return swell_engine_metrics(engine_, nullptr, 10, &written, error_.address()); },
+                SWELL_DETAIL_NULL_POINTER, "buffer");
+  ExpectRefused([&] { return swell_engine_metrics(engine_, small.data(), 10, nullptr, error_.address()); },
+                SWELL_DETAIL_NULL_POINTER, "size");
 }
 
 TEST_F(EngineTest, NullEngineIsRefusedEverywhere) {
@@ -161,6 +224,7 @@ TEST_F(EngineTest, NullEngineIsRefusedEverywhere) {
   const std::vector<std::function<swell_code()>> calls = {
       [&] { return swell_engine_get_shape(nullptr, &shape, error_.address()); },
       [&] { return swell_engine_get_stats(nullptr, &stats, error_.address()); },
+      [&] { return swell_engine_metrics(nullptr, nullptr, 0, &tokens, error_.address()); },
       [&] { return swell_sequence_create(nullptr, nullptr, nullptr, &made, error_.address()); },
       [&] { return swell_sequence_fork(nullptr, sequence_, &made, error_.address()); },
       [&] { return swell_sequence_truncate(nullptr, sequence_, 0, error_.address()); },

@@ -64,7 +64,7 @@ class GgufWriter {
 
   std::vector<std::byte> File(uint32_t version = 3) const {
     std::vector<std::byte> file;
-    for (const char letter : {'G', 'G', 'U', 'F'}) file.push_back(static_cast<std::byte>(letter));
+    Append(uint32_t{0x46554747}, &file);  // "GGUF"
     Append(version, &file);
     Append(tensor_count_, &file);
     Append(pair_count_, &file);

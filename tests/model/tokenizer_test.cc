@@ -5,40 +5,14 @@
 #include <string>
 #include <vector>
 
-#include "tests/model/gguf_writer.h"
 #include "tests/model/model_files.h"
+#include "tests/model/small_vocabulary.h"
 #include "tools/model/utf8.h"
 
 namespace swell::model {
 namespace {
 
 using Ids = std::vector<TokenId>;
-
-// A vocabulary of 256 bytes, one special token, and merges of its own.
-GgufWriter SmallVocabulary(const std::vector<std::string>& merges) {
-  std::vector<std::string> tokens = {"<|stop|>"};
-  std::vector<int32_t> types = {3};
-  uint32_t next = 256;
-  for (uint32_t byte = 0; byte < 256; ++byte) {
-    const bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-    tokens.push_back(EncodeUtf8(printable ? byte : next++));
-    types.push_back(1);
-  }
-  for (const std::string& merge : merges) {
-    std::string whole = merge;
-    whole.erase(whole.find(' '), 1);
-    tokens.push_back(whole);
-    types.push_back(1);
-  }
-  GgufWriter writer;
-  writer.Key("tokenizer.ggml.model", std::string("gpt2"))
-      .Key("tokenizer.ggml.pre", std::string("smollm"))
-      .Key("tokenizer.ggml.tokens", tokens)
-      .Array<int32_t>("tokenizer.ggml.token_type", GgufWriter::kInt32, types)
-      .Key("tokenizer.ggml.merges", merges)
-      .Key<uint32_t>("tokenizer.ggml.eos_token_id", GgufWriter::kUint32, 0);
-  return writer;
-}
 
 Tokenizer Small(const std::vector<std::string>& merges) {
   Result<Gguf> gguf = Gguf::Parse(SmallVocabulary(merges).File());

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <limits>
 #include <string>
@@ -86,6 +87,50 @@ TEST(PlotTest, EmptyAndZeroDataStayFinite) {
   }
 }
 
+TEST(PlotTest, LogarithmicAxesHaveDecadesAndLeaveOutZero) {
+  LinePlotOptions options{"errors", "actual", "predicted"};
+  options.points_only = options.diagonal = options.logarithmic = true;
+  options.guide_factor = 3;
+  const std::string svg = LinePlot(options, {{"s", {0.002, 0.05, 0}, {0.5, 0.02, 0.1}}});
+  EXPECT_EQ(Count(svg, "<circle"), 2);
+  EXPECT_EQ(Count(svg, "class=\"guide\""), 2);
+  for (const char* tick : {">0.001<", ">0.01<", ">0.1<", ">1<"}) EXPECT_EQ(Count(svg, tick), 2) << tick;
+  EXPECT_EQ(Count(svg, ">10<"), 0);
+  const std::string empty = LinePlot(options, {{"s", {0, -1}, {0, 2}}});
+  EXPECT_EQ(Count(empty, "<circle"), 0);
+  for (const char* word : {"nan", "inf"}) EXPECT_EQ(Count(svg + empty, word), 0);
+}
+
+TEST(PlotTest, StackedBarsStandOnEachOther) {
+  const std::string svg = BarPlot({"t", "ms", true}, {"a"}, {{"one", {}, {6}}, {"two", {}, {4}}});
+  // The axis ends at 10, so that the sum fills the 232 units of the plot.
+  EXPECT_EQ(Count(svg, "height=\"139.2\""), 1);
+  EXPECT_EQ(Count(svg, "height=\"92.8\""), 1);
+  EXPECT_EQ(Count(svg, "y=\"58.0\" width"), 1);  // the upper one's top is the plot's
+}
+
+TEST(PlotTest, RowsHaveBarsInProportion) {
+  const std::string svg = RowPlot("time", {{"a <b>", 2, "2 ms"}, {"c", 1, "1 ms"}, {"d", kNan, "-"}});
+  EXPECT_EQ(Count(svg, "<rect"), 3);
+  EXPECT_EQ(Count(svg, "width=\"230.0\""), 1);
+  EXPECT_EQ(Count(svg, "width=\"115.0\""), 1);
+  EXPECT_EQ(Count(svg, "width=\"0.0\""), 1);
+  EXPECT_NE(svg.find("a &lt;b&gt;"), std::string::npos);
+}
+
+TEST(PlotTest, ALongLegendTakesMoreLines) {
+  const auto height = [](const std::string& svg) {
+    double found = 0;
+    EXPECT_EQ(std::sscanf(svg.substr(svg.find("viewBox")).c_str(), "viewBox=\"0 0 640.0 %lf", &found), 1);
+    return found;
+  };
+  std::vector<Series> series = {{"exact attention", {1}, {1}}};
+  const double one = height(LinePlot({"t", "x", "y"}, series));
+  for (int i = 0; i < 5; ++i) series.push_back({"a configuration with a long name", {1}, {1}});
+  EXPECT_GT(height(LinePlot({"t", "x", "y"}, series)), one);
+  EXPECT_GT(one, height(LinePlot({"t", "x", "y"}, {})));
+}
+
 TEST(PlotTest, HeatMapScalesToItsLargestValue) {
   const std::string svg = HeatMap({"error", "KV head", "layer", true}, 2, 2, {0, 0.05, 0.1, kNan});
   EXPECT_EQ(Count(svg, "<rect class=\"heat\""), 4);
@@ -93,6 +138,9 @@ TEST(PlotTest, HeatMapScalesToItsLargestValue) {
   EXPECT_EQ(Count(svg, "fill-opacity=\"0.500\""), 1);
   EXPECT_EQ(Count(svg, "fill-opacity=\"0.000\""), 2);
   EXPECT_NE(svg.find("layer 0, KV head 1: 10 %"), std::string::npos);
+  const std::string half = HeatMap({"error", "KV head", "layer", true, 0.2}, 1, 1, {0.1});
+  EXPECT_EQ(Count(half, "class=\"heat\" fill-opacity=\"0.500\""), 1);
+  EXPECT_NE(half.find(">20 %<"), std::string::npos);
 }
 
 TEST(PageTest, EscapesTextAndMarksCells) {
@@ -118,6 +166,32 @@ TEST(FileTest, WritesWholeFilesAndLeavesNothingElse) {
   EXPECT_EQ(ReadFile(path, 1 << 20).value(), std::string(200000, 'x'));
   EXPECT_EQ(folder.Files(), 1);
   EXPECT_EQ(ReadFile(path, 100).status().code(), StatusCode::kResourceExhausted);
+}
+
+TEST(FileTest, WritesWhereALinkLeads) {
+  const Folder folder;
+  const std::string path = folder.File("report.html"), link = folder.File("link.html");
+  ASSERT_TRUE(WriteFile(path, "old").ok());
+  ASSERT_EQ(symlink(path.c_str(), link.c_str()), 0);
+  ASSERT_TRUE(WriteFile(link, "new").ok());
+  EXPECT_EQ(ReadFile(path, 100).value(), "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+}
+
+TEST(FileTest, WithoutACommitNothingIsLeft) {
+  const Folder folder;
+  {
+    Result<FileWriter> writer = FileWriter::Open(folder.File("trace.bin"));
+    ASSERT_TRUE(writer.ok()) << writer.status().message();
+    EXPECT_TRUE(writer.value().Append("half").ok());
+    EXPECT_EQ(folder.Files(), 1);
+  }
+  EXPECT_EQ(folder.Files(), 0);
+  Result<FileWriter> writer = FileWriter::Open(folder.File("trace.bin"));
+  ASSERT_TRUE(writer.ok()) << writer.status().message();
+  for (const char* part : {"one, ", "two"}) EXPECT_TRUE(writer.value().Append(part).ok());
+  EXPECT_TRUE(writer.value().Commit().ok());
+  EXPECT_EQ(ReadFile(folder.File("trace.bin"), 100).value(), "one, two");
 }
 
 TEST(FileTest, FullDiskIsAnError) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,23 @@ TEST(RenderProgressTest, KeepsToTheWidthAndToItsRange) {
   }
   EXPECT_NE(RenderProgress("x", 300, 200, 0, 80).find(" 100 %"), std::string::npos);
   EXPECT_NE(RenderProgress("x", -3, 0, 0, 80).find(" 0 %"), std::string::npos);
+}
+
+TEST(PrintableTest, LeavesNothingThatDrivesTheTerminal) {
+  EXPECT_EQ(Printable("a\x1b[2J\tb\n\x7f\xc3\xa9"), "a [2J b  \xc3\xa9");
+  EXPECT_EQ(Printable("a\tb\r\n", "\n\t"), "a\tb \n");
+}
+
+TEST(InterruptNoteTest, NotesAnInterruptAndForgetsItsPredecessors) {
+  InstallSignalHandlers();
+  {
+    const InterruptNote note;
+    EXPECT_FALSE(note.seen());
+    std::raise(SIGINT);
+    EXPECT_TRUE(note.seen());
+  }
+  EXPECT_FALSE(InterruptNote().seen());
+  EXPECT_EXIT(std::raise(SIGINT), testing::ExitedWithCode(kExitInterrupt), "");
 }
 
 TEST(SecondsLeftTest, KnowsThatReadingGetsSlower) {

@@ -133,6 +133,11 @@ Status Model::LoadBase(const Gguf& base) {
   if (!tokenizer.ok()) return tokenizer.status();
   tokenizer_ = std::make_unique<Tokenizer>(std::move(tokenizer).value());
   shape_.vocabulary = tokenizer_->size();
+  if (base.Has("tokenizer.chat_template")) {
+    Result<std::string> chat_template = base.String("tokenizer.chat_template");
+    if (!chat_template.ok()) return chat_template.status();
+    chat_template_ = std::move(chat_template).value();
+  }
 
   // Anything beyond the known tensors (biases, experts, rope factors) would change the result.
   size_t expected = 2 + 9 * static_cast<size_t>(shape_.layers);

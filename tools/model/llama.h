@@ -64,6 +64,8 @@ class Model {
   // What an engine for this model must be opened with.
   ModelShape EngineShape(DType storage) const;
   const Tokenizer& tokenizer() const { return *tokenizer_; }
+  // The file's tokenizer.chat_template, for ChatTemplate; empty when it has none.
+  const std::string& chat_template() const { return chat_template_; }
   uint64_t weight_bytes() const;
 
   const std::vector<LlamaLayer>& layers() const { return layers_; }
@@ -82,6 +84,7 @@ class Model {
 
   LlamaShape shape_;
   std::unique_ptr<Tokenizer> tokenizer_;
+  std::string chat_template_;
   std::vector<LlamaLayer> layers_;
   Linear embedding_;
   std::vector<float> output_norm_;

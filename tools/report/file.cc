@@ -6,7 +6,9 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 
 namespace swell::report {
 namespace {
@@ -24,21 +26,21 @@ Status SystemError(const std::string& what, const std::string& path, int error) 
   return Status(code, "cannot " + what + " '" + path + "': " + std::strerror(error));
 }
 
-// Returns 0 or the errno of what failed. Syncs regular files only: a device or a pipe has nothing to sync.
-int WriteAll(int file, std::string_view content, bool sync) {
+// Returns 0 or the errno of what failed.
+int WriteAll(int file, std::string_view content) {
   while (!content.empty()) {
     const ssize_t written = write(file, content.data(), content.size());
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return errno;
     content.remove_prefix(static_cast<size_t>(written));
   }
-  return sync && fsync(file) != 0 ? errno : 0;
+  return 0;
 }
 
-int WriteAndClose(int file, std::string_view content, bool sync) {
-  const int error = WriteAll(file, content, sync);
-  const int closed = close(file) == 0 ? 0 : errno;
-  return error != 0 ? error : closed;
+// Where the links of `path` lead; `path` itself where nothing is there yet.
+std::string Resolve(const std::string& path) {
+  const std::unique_ptr<char, decltype(&std::free)> resolved(realpath(path.c_str(), nullptr), &std::free);
+  return resolved == nullptr ? path : resolved.get();
 }
 
 bool IsSpecial(const std::string& path) {
@@ -61,24 +63,55 @@ Status CheckWritable(const std::string& path) {
   return access(folder.c_str(), W_OK) == 0 ? OkStatus() : SystemError("write", path, errno);
 }
 
-Status WriteFile(const std::string& path, std::string_view content) {
+Result<FileWriter> FileWriter::Open(const std::string& path) {
   if (IsSpecial(path)) {
     const int file = open(path.c_str(), O_WRONLY | O_CLOEXEC);
     if (file < 0) return SystemError("write", path, errno);
-    const int error = WriteAndClose(file, content, false);
-    return error == 0 ? OkStatus() : SystemError("write", path, error);
+    return FileWriter(path, file, true);
   }
-  const std::string temporary = path + ".tmp-" + std::to_string(getpid());
+  const std::string target = Resolve(path);
+  const std::string temporary = target + ".tmp-" + std::to_string(getpid());
   if (temporary.size() >= sizeof(temporary_path)) return SystemError("write", path, ENAMETOOLONG);
   std::memcpy(temporary_path, temporary.c_str(), temporary.size() + 1);
   const int file = open(temporary_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (file < 0) return SystemError("write", path, errno);
   temporary_exists = true;
-  int error = WriteAndClose(file, content, true);
-  if (error == 0 && rename(temporary_path, path.c_str()) != 0) error = errno;
-  if (error != 0) unlink(temporary_path);
+  return FileWriter(target, file, false);
+}
+
+FileWriter::FileWriter(FileWriter&& other) noexcept
+    : path_(std::move(other.path_)), file_(std::exchange(other.file_, -1)), in_place_(other.in_place_) {}
+
+FileWriter::~FileWriter() {
+  if (file_ < 0) return;
+  close(file_);
+  if (in_place_) return;
+  unlink(temporary_path);
   temporary_exists = false;
-  return error == 0 ? OkStatus() : SystemError("write", path, error);
+}
+
+Status FileWriter::Append(std::string_view content) {
+  const int error = WriteAll(file_, content);
+  return error == 0 ? OkStatus() : SystemError("write", path_, error);
+}
+
+// Only a regular file is synced: a device or a pipe has nothing to sync.
+Status FileWriter::Commit() {
+  int error = in_place_ || fsync(file_) == 0 ? 0 : errno;
+  if (close(std::exchange(file_, -1)) != 0 && error == 0) error = errno;
+  if (!in_place_) {
+    if (error == 0 && rename(temporary_path, path_.c_str()) != 0) error = errno;
+    if (error != 0) unlink(temporary_path);
+    temporary_exists = false;
+  }
+  return error == 0 ? OkStatus() : SystemError("write", path_, error);
+}
+
+Status WriteFile(const std::string& path, std::string_view content) {
+  Result<FileWriter> writer = FileWriter::Open(path);
+  if (!writer.ok()) return writer.status();
+  SWELL_RETURN_IF_ERROR(writer.value().Append(content));
+  return writer.value().Commit();
 }
 
 void RemoveTemporary() {

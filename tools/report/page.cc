@@ -23,6 +23,8 @@ figure { margin: 1rem 0; } figcaption { color: var(--soft); font-size: 0.9rem; }
 svg { width: 100%; height: auto; } svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 svg text.title { fill: var(--ink); font-weight: 600; font-size: 14px; }
 .grid { stroke: var(--rule); } .axis { stroke: var(--soft); } .line { fill: none; stroke-width: 2; }
+.guide { stroke: var(--soft); stroke-dasharray: 4 4; }
+.scale { fill: var(--heat); stroke: var(--rule); stroke-width: 0.5; }
 .heat { fill: var(--heat); stroke: var(--rule); stroke-width: 0.5; }
 .fill.c0 { fill: var(--c0); } .fill.c1 { fill: var(--c1); } .fill.c2 { fill: var(--c2); } .fill.c3 { fill: var(--c3); }
 .fill.c4 { fill: var(--c4); }

@@ -3,15 +3,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 
 #include "tools/report/format.h"
 
 namespace swell::report {
 namespace {
 
-constexpr double kWidth = 640, kHeight = 320;
+constexpr double kWidth = 640, kDataHeight = 232;
 constexpr double kLeft = 72, kRight = 28, kTop = 40, kBottom = 48;
-constexpr int kColours = 5;  // classes c0 .. c4 of the page
+constexpr double kCharacter = 6.6;  // mean width of one
+constexpr int kColours = 5;         // classes c0 .. c4 of the page
 
 std::string Fixed(double value) {
   char text[32];
@@ -23,6 +25,9 @@ std::string Text(double x, double y, const char* anchor, std::string_view text, 
   return "<text x=\"" + Fixed(x) + "\" y=\"" + Fixed(y) + "\" text-anchor=\"" + anchor + "\"" + style + ">" +
          Escape(text) + "</text>\n";
 }
+
+// Attribute of a text that is read from below.
+std::string Upwards(double x, double y) { return " transform=\"rotate(-90 " + Fixed(x) + " " + Fixed(y) + ")\""; }
 
 std::string Line(const char* style, double x1, double y1, double x2, double y2) {
   return std::string("<line class=\"") + style + "\" x1=\"" + Fixed(x1) + "\" y1=\"" + Fixed(y1) + "\" x2=\"" +
@@ -50,46 +55,93 @@ double Step(double top) {
   return power;
 }
 
-// Linear axis 0 .. top, top a little above the largest value.
-struct Axis {
-  explicit Axis(double largest) : step(Step(largest > 0 ? largest : 1)) {
-    top = std::ceil((largest > 0 ? largest : 1) / step - 1e-9) * step;
+struct Range {
+  double smallest = std::numeric_limits<double>::infinity();  // above 0
+  double largest = 0;
+  void Add(const std::vector<double>& values) {
+    for (const double value : values) {
+      if (!std::isfinite(value)) continue;
+      if (value > 0) smallest = std::min(smallest, value);
+      largest = std::max(largest, value);
+    }
   }
-  int steps() const { return static_cast<int>(std::lround(top / step)); }
-  double step;
-  double top;
 };
 
+// Linear from 0 to a little above the largest value, or logarithmic over whole decades.
+struct Axis {
+  static Axis Linear(double largest) {
+    Axis axis;
+    if (largest <= 0) largest = 1;
+    axis.step = Step(largest);
+    axis.length = std::ceil(largest / axis.step - 1e-9) * axis.step;
+    return axis;
+  }
+  static Axis Logarithmic(const Range& range) {
+    Axis axis;
+    axis.logarithmic = true;
+    if (range.largest <= 0) return axis;
+    axis.low = std::floor(std::log10(range.smallest) + 1e-9);
+    axis.length = std::max(1.0, std::ceil(std::log10(range.largest) - 1e-9) - axis.low);
+    return axis;
+  }
+  int steps() const { return static_cast<int>(std::lround(length / step)); }
+  double Tick(int i) const { return logarithmic ? std::pow(10.0, low + i) : i * step; }
+  double top() const { return Tick(steps()); }
+  // Not finite for what a logarithmic axis cannot show.
+  double Fraction(double value) const { return (logarithmic ? std::log10(value) - low : value) / length; }
+
+  bool logarithmic = false;
+  double low = 0;  // logarithm of the first tick
+  double step = 1;
+  double length = 1;
+};
+
+// The area of the data; `top` leaves room for title and legend.
 struct Frame {
   Axis x, y;
-  double X(double value) const { return kLeft + value / x.top * (kWidth - kLeft - kRight); }
-  double Y(double value) const { return kHeight - kBottom - value / y.top * (kHeight - kTop - kBottom); }
+  double top;
+  double bottom() const { return top + kDataHeight; }
+  double X(double value) const { return kLeft + x.Fraction(value) * (kWidth - kLeft - kRight); }
+  double Y(double value) const { return bottom() - y.Fraction(value) * kDataHeight; }
 };
 
 std::string VerticalAxis(const Frame& frame, const std::string& label) {
   std::string svg;
   for (int i = 0; i <= frame.y.steps(); ++i) {
-    const double tick = i * frame.y.step;
-    svg += Line(tick > 0 ? "grid" : "axis", kLeft, frame.Y(tick), kWidth - kRight, frame.Y(tick));
+    const double tick = frame.y.Tick(i);
+    svg += Line(i > 0 ? "grid" : "axis", kLeft, frame.Y(tick), kWidth - kRight, frame.Y(tick));
     svg += Text(kLeft - 6, frame.Y(tick) + 4, "end", FormatNumber(tick));
   }
-  const double middle = (kTop + kHeight - kBottom) / 2;
-  return svg + Text(16, middle, "middle", label, (" transform=\"rotate(-90 16 " + Fixed(middle) + ")\"").c_str());
+  const double middle = frame.top + kDataHeight / 2;
+  return svg + Text(16, middle, "middle", label, Upwards(16, middle).c_str());
 }
 
-// Right-aligned in the title's line; series without data are left out, but keep their colour.
-std::string Legend(const std::vector<Series>& series) {
-  constexpr double kCharacter = 6.2, kSquare = 15, kGap = 14;
-  std::string svg;
-  double x = kWidth - kRight;
-  for (size_t s = series.size(); s-- > 0;) {
-    if (series[s].y.empty()) continue;
-    x -= kSquare + kCharacter * static_cast<double>(series[s].name.size());
-    svg += "<rect class=\"fill " + Colour(s) + "\" x=\"" + Fixed(x) + "\" y=\"11\" width=\"10\" height=\"10\"/>\n";
-    svg += Text(x + kSquare, 20, "start", series[s].name);
-    x -= kGap;
+// Under the title, in as many lines as it takes; series without data are left out, but keep their colour.
+struct Legend {
+  explicit Legend(const std::vector<Series>& series) {
+    constexpr double kSquare = 15, kGap = 18, kLine = 18;
+    double x = 8;
+    for (size_t s = 0; s < series.size(); ++s) {
+      if (series[s].y.empty()) continue;
+      const double width = kSquare + kCharacter * static_cast<double>(series[s].name.size());
+      if (height == 0 || x + width > kWidth - 8) {
+        x = 8;
+        height += kLine;
+      }
+      const double y = kTop - 4 + height - kLine;
+      svg += "<rect class=\"fill " + Colour(s) + "\" x=\"" + Fixed(x) + "\" y=\"" + Fixed(y - 9) +
+             "\" width=\"10\" height=\"10\"/>\n";
+      svg += Text(x + kSquare, y, "start", series[s].name);
+      x += width + kGap;
+    }
   }
-  return svg;
+  std::string svg;
+  double height = 0;
+};
+
+// Title, legend, vertical axis: what line plots and bar plots begin with.
+std::string Begin(const Frame& frame, std::string_view title, const Legend& legend, const std::string& y_label) {
+  return Open(kWidth, frame.bottom() + kBottom, title) + legend.svg + VerticalAxis(frame, y_label);
 }
 
 std::string Point(const Frame& frame, const Series& series, size_t i, const std::string& colour, double radius) {
@@ -103,7 +155,7 @@ std::string DrawSeries(const Frame& frame, const Series& series, size_t number, 
   const std::string colour = Colour(number);
   std::string path, points;
   for (size_t i = 0; i < series.x.size(); ++i) {
-    if (!std::isfinite(series.x[i]) || !std::isfinite(series.y[i])) continue;
+    if (!std::isfinite(frame.X(series.x[i])) || !std::isfinite(frame.Y(series.y[i]))) continue;
     path += path.empty() ? "M" : "L";
     path += Fixed(frame.X(series.x[i]));
     path += ' ';
@@ -114,11 +166,40 @@ std::string DrawSeries(const Frame& frame, const Series& series, size_t number, 
   return "<path class=\"line " + colour + "\" d=\"" + path + "\"/>\n" + points;
 }
 
+// The names under the groups, in two lines each where one would be too wide.
+std::string GroupNames(const Frame& frame, const std::vector<std::string>& groups) {
+  const double width = (kWidth - kLeft - kRight) / static_cast<double>(std::max<size_t>(groups.size(), 1));
+  const bool split = std::any_of(groups.begin(), groups.end(), [&](const std::string& name) {
+    return kCharacter * static_cast<double>(name.size()) > width;
+  });
+  std::string svg;
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const double x = kLeft + width * (static_cast<double>(g) + 0.5), y = frame.bottom() + 18;
+    const size_t space = split ? groups[g].find(' ') : std::string::npos;
+    svg += Text(x, y, "middle", groups[g].substr(0, space));
+    if (space != std::string::npos) svg += Text(x, y + 15, "middle", groups[g].substr(space + 1));
+  }
+  return svg;
+}
+
 double Largest(const std::vector<double>& values, double start) {
   for (double value : values) {
     if (std::isfinite(value)) start = std::max(start, value);
   }
   return start;
+}
+
+// Right-aligned in the title's line: from pale to full colour, and what the ends stand for.
+std::string Scale(const std::string& low, const std::string& high) {
+  constexpr double kCell = 14, kTextWidth = 62;
+  constexpr int kCells = 6;
+  double x = kWidth - kRight - kTextWidth - kCell * kCells;
+  std::string svg = Text(x - 5, 20, "end", low);
+  for (int i = 0; i < kCells; ++i, x += kCell) {
+    svg += "<rect class=\"scale\" fill-opacity=\"" + Fixed(i / (kCells - 1.0)) + "\" x=\"" + Fixed(x) +
+           "\" y=\"10\" width=\"" + Fixed(kCell) + "\" height=\"12\"/>\n";
+  }
+  return svg + Text(x + 5, 20, "start", high);
 }
 
 // Bytes of the UTF-8 character at the start of `text`, 0 when it is not one (RFC 3629).
@@ -167,50 +248,91 @@ std::string Escape(std::string_view text) {
 }
 
 std::string LinePlot(const LinePlotOptions& options, const std::vector<Series>& series) {
-  double x_top = 0, y_top = 0;
+  Range x, y;
   for (const Series& one : series) {
-    x_top = Largest(one.x, x_top);
-    y_top = Largest(one.y, y_top);
+    x.Add(one.x);
+    y.Add(one.y);
+    if (!options.diagonal) continue;
+    x.Add(one.y);
+    y.Add(one.x);
   }
-  if (options.diagonal) x_top = y_top = std::max(x_top, y_top);
-  const Frame frame{Axis(x_top), Axis(y_top)};
-  std::string svg = Open(kWidth, kHeight, options.title) + VerticalAxis(frame, options.y_label) + Legend(series);
+  const Legend legend(series);
+  const auto axis = [&](const Range& range) {
+    return options.logarithmic ? Axis::Logarithmic(range) : Axis::Linear(range.largest);
+  };
+  const Frame frame{axis(x), axis(y), kTop + legend.height};
+  std::string svg = Begin(frame, options.title, legend, options.y_label);
   for (int i = 0; i <= frame.x.steps(); ++i) {
-    const double tick = i * frame.x.step;
-    svg += Line("axis", frame.X(tick), frame.Y(0), frame.X(tick), frame.Y(0) + 4);
-    svg += Text(frame.X(tick), frame.Y(0) + 18, "middle", FormatNumber(tick));
+    const double tick = frame.x.Tick(i);
+    svg += Line("axis", frame.X(tick), frame.bottom(), frame.X(tick), frame.bottom() + 4);
+    svg += Text(frame.X(tick), frame.bottom() + 18, "middle", FormatNumber(tick));
   }
-  svg += Text((kLeft + kWidth - kRight) / 2, kHeight - 10, "middle", options.x_label);
-  if (options.diagonal) svg += Line("axis", frame.X(0), frame.Y(0), frame.X(frame.x.top), frame.Y(frame.y.top));
+  svg += Text((kLeft + kWidth - kRight) / 2, frame.bottom() + kBottom - 10, "middle", options.x_label);
+  if (options.diagonal) {
+    const double low = frame.x.Tick(0), high = frame.x.top(), factor = options.guide_factor;
+    svg += Line("axis", frame.X(low), frame.Y(low), frame.X(high), frame.Y(high));
+    if (factor > 1) {
+      svg += Line("guide", frame.X(low), frame.Y(low * factor), frame.X(high / factor), frame.Y(high));
+      svg += Line("guide", frame.X(low * factor), frame.Y(low), frame.X(high), frame.Y(high / factor));
+    }
+  }
   for (size_t s = 0; s < series.size(); ++s) svg += DrawSeries(frame, series[s], s, options.points_only);
   return svg + "</svg>\n";
 }
 
 std::string BarPlot(const BarPlotOptions& options, const std::vector<std::string>& groups,
                     const std::vector<Series>& series) {
+  const auto bar = [&](size_t s, size_t g) { return std::isfinite(series[s].y[g]) ? series[s].y[g] : 0; };
   double top = 0;
-  for (const Series& one : series) top = Largest(one.y, top);
-  const Frame frame{Axis(1), Axis(top)};
-  std::string svg = Open(kWidth, kHeight, options.title) + VerticalAxis(frame, options.y_label) + Legend(series);
+  for (size_t g = 0; g < groups.size(); ++g) {
+    double sum = 0;
+    for (size_t s = 0; s < series.size(); ++s) {
+      sum = options.stacked ? sum + std::max(bar(s, g), 0.0) : bar(s, g);
+      top = std::max(top, sum);
+    }
+  }
+  const Legend legend(series);
+  const Frame frame{Axis::Linear(1), Axis::Linear(top), kTop + legend.height};
+  std::string svg = Begin(frame, options.title, legend, options.y_label) + GroupNames(frame, groups);
   const double group_width = (kWidth - kLeft - kRight) / static_cast<double>(std::max<size_t>(groups.size(), 1));
-  const double bar_width = group_width * 0.8 / static_cast<double>(std::max<size_t>(series.size(), 1));
+  const size_t columns = options.stacked ? 1 : std::max<size_t>(series.size(), 1);
+  const double bar_width = group_width * 0.8 / static_cast<double>(columns);
   for (size_t g = 0; g < groups.size(); ++g) {
     const double left = kLeft + group_width * (static_cast<double>(g) + 0.1);
-    svg += Text(left + group_width * 0.4, frame.Y(0) + 18, "middle", groups[g]);
+    double below = 0;
     for (size_t s = 0; s < series.size(); ++s) {
-      const double value = series[s].y[g];
-      if (!std::isfinite(value)) continue;
-      svg += "<rect class=\"fill " + Colour(s) + "\" x=\"" + Fixed(left + bar_width * static_cast<double>(s)) +
-             "\" y=\"" + Fixed(frame.Y(value)) + "\" width=\"" + Fixed(bar_width * 0.92) + "\" height=\"" +
-             Fixed(frame.Y(0) - frame.Y(value)) + "\"><title>" + Escape(groups[g]) + ", " + Escape(series[s].name) +
-             ": " + FormatNumber(value) + "</title></rect>\n";
+      if (!std::isfinite(series[s].y[g])) continue;
+      const double value = std::max(bar(s, g), 0.0);
+      const double x = options.stacked ? left : left + bar_width * static_cast<double>(s);
+      svg += "<rect class=\"fill " + Colour(s) + "\" x=\"" + Fixed(x) + "\" y=\"" + Fixed(frame.Y(below + value)) +
+             "\" width=\"" + Fixed(bar_width * 0.92) + "\" height=\"" + Fixed(frame.Y(below) - frame.Y(below + value)) +
+             "\"><title>" + Escape(groups[g]) + ", " + Escape(series[s].name) + ": " + FormatNumber(series[s].y[g]) +
+             "</title></rect>\n";
+      if (options.stacked) below += value;
     }
   }
   return svg + "</svg>\n";
 }
 
+std::string RowPlot(const std::string& title, const std::vector<Row>& rows) {
+  constexpr double kLine = 20, kNames = 300, kNumbers = 110;
+  double largest = 0;
+  for (const Row& row : rows) largest = Largest({row.value}, largest);
+  std::string svg = Open(kWidth, kTop + kLine * static_cast<double>(rows.size()), title);
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const double y = kTop + kLine * static_cast<double>(r);
+    const double value = std::isfinite(rows[r].value) ? rows[r].value : 0;
+    const double width = largest > 0 ? value / largest * (kWidth - kNames - kNumbers) : 0;
+    svg += Text(kNames - 8, y + 11, "end", rows[r].name);
+    svg += "<rect class=\"fill c0\" x=\"" + Fixed(kNames) + "\" y=\"" + Fixed(y) + "\" width=\"" + Fixed(width) +
+           "\" height=\"14\"/>\n";
+    svg += Text(kNames + width + 6, y + 11, "start", rows[r].label);
+  }
+  return svg + "</svg>\n";
+}
+
 std::string HeatMap(const HeatMapOptions& options, int64_t rows, int64_t columns, const std::vector<double>& values) {
-  const double largest = Largest(values, 0);
+  const double largest = options.full > 0 ? options.full : Largest(values, 0);
   const auto show = [&](double value) {
     return options.percent ? FormatNumber(value * 100) + " %" : FormatNumber(value);
   };
@@ -218,7 +340,7 @@ std::string HeatMap(const HeatMapOptions& options, int64_t rows, int64_t columns
       std::clamp((kWidth - kLeft - kRight) / static_cast<double>(std::max<int64_t>(columns, 1)), 4.0, 40.0);
   const double height = kTop + cell * static_cast<double>(rows) + kBottom;
   std::string svg = Open(kWidth, height, options.title);
-  svg += Text(kWidth - kRight, 20, "end", "pale: 0, full colour: " + show(largest));
+  svg += Scale("0", show(largest));
   for (int64_t r = 0; r < rows; ++r) {
     const double y = kTop + cell * static_cast<double>(r);
     svg += Text(kLeft - 6, y + cell / 2 + 4, "end", std::to_string(r));
@@ -238,7 +360,7 @@ std::string HeatMap(const HeatMapOptions& options, int64_t rows, int64_t columns
     svg += Text(kLeft + cell * (static_cast<double>(c) + 0.5), height - kBottom + 16, "middle", std::to_string(c));
   }
   const double middle = kTop + cell * static_cast<double>(rows) / 2;
-  svg += Text(8, middle + 4, "start", options.row_name);
+  svg += Text(32, middle, "middle", options.row_name, Upwards(32, middle).c_str());
   svg += Text((kLeft + kWidth - kRight) / 2, height - 10, "middle", options.column_name);
   return svg + "</svg>\n";
 }

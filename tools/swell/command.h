@@ -16,9 +16,12 @@ struct Command {
 };
 
 Command AddRun(CLI::App& program);
+Command AddChat(CLI::App& program);
+Command AddBench(CLI::App& program);
 Command AddFidelity(CLI::App& program);
 Command AddInspect(CLI::App& program);
 Command AddSpeed(CLI::App& program);
+Command AddTrace(CLI::App& program);
 
 }  // namespace swell::cli
 

@@ -73,6 +73,8 @@ std::vector<double> HeadValues(const FidelityReport& report, size_t config, bool
   return values;
 }
 
+constexpr float kLeastShown = 1e-3F;
+
 void AddErrorFigures(const FidelityReport& report, report::Page& page) {
   std::vector<report::Series> scatter;
   bool any = false;
@@ -80,9 +82,9 @@ void AddErrorFigures(const FidelityReport& report, report::Page& page) {
     report::Series one{report.configs[c], {}, {}};
     for (size_t t = 0; t < report.tasks.size(); ++t) {
       for (const ErrorPair& pair : At(report, t, c).pairs) {
-        if (pair.actual > 1 || pair.predicted > 1 || one.x.size() >= 1000) continue;
-        one.x.push_back(pair.actual);
-        one.y.push_back(pair.predicted);
+        if (one.x.size() >= 1000) continue;
+        one.x.push_back(std::max(pair.actual, kLeastShown));
+        one.y.push_back(std::max(pair.predicted, kLeastShown));
       }
     }
     any = any || !one.x.empty();
@@ -90,19 +92,32 @@ void AddErrorFigures(const FidelityReport& report, report::Page& page) {
   }
   if (!any) return;
   page.Heading("Does the engine know its error?");
-  page.Figure(
-      report::LinePlot({"Predicted and actual error of single queries", "actual", "predicted", true, true}, scatter),
-      "Each point is one query head at one position; on the line the prediction is right. Up to 1,000 points a "
-      "configuration, errors above 1 left out.");
+  page.Figure(report::LinePlot({"Predicted and actual error of single queries", "actual error, |o - exact| / |exact|",
+                                "predicted error", true, true, true, 3},
+                               scatter),
+              "Each point is one query head at one position. On the line the prediction is right, between the dashed "
+              "lines within "
+              "a factor of three. Up to 1,000 points a configuration; errors below 0.001 stand at 0.001.");
   page.Heading("Where the error is");
+  page.Paragraph(
+      "Each cell is one KV head of one layer: keys and values of their own, which the model attends to side by side "
+      "with "
+      "the others. All configurations have the same scale.");
+  std::vector<size_t> audited;
+  double largest_error = 0, largest_share = 0;
   for (size_t c = 0; c < report.configs.size(); ++c) {
-    const std::vector<double> errors = HeadValues(report, c, true);
+    const std::vector<double> errors = HeadValues(report, c, true), shares = HeadValues(report, c, false);
     if (std::all_of(errors.begin(), errors.end(), [](double value) { return std::isnan(value); })) continue;
-    page.Figure(report::HeatMap({"Output error, " + report.configs[c], "head", "layer", true}, report.kv_heads,
-                                report.layers, errors),
+    audited.push_back(c);
+    for (const double error : errors) largest_error = std::max(largest_error, error);  // which passes NaN over
+    for (const double share : shares) largest_share = std::max(largest_share, share);
+  }
+  for (const size_t c : audited) {
+    page.Figure(report::HeatMap({"Output error, " + report.configs[c], "KV head", "layer", true, largest_error},
+                                report.kv_heads, report.layers, HeadValues(report, c, true)),
                 "Relative difference to exact attention on the same queries, keys and values, by layer and KV head.");
-    page.Figure(report::HeatMap({"Share of tokens read, " + report.configs[c], "head", "layer", true}, report.kv_heads,
-                                report.layers, HeadValues(report, c, false)),
+    page.Figure(report::HeatMap({"Share of tokens read, " + report.configs[c], "KV head", "layer", true, largest_share},
+                                report.kv_heads, report.layers, HeadValues(report, c, false)),
                 "Tokens read exactly, of those visible.");
   }
 }

@@ -13,6 +13,11 @@ inline std::string JsonText(const nlohmann::json& json) {
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
+// One line of a file of JSON lines.
+inline std::string JsonLine(const nlohmann::json& json) {
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
 }  // namespace swell::cli
 
 #endif  // SWELL_TOOLS_SWELL_JSON_H_

@@ -52,6 +52,7 @@ Status AttendProbe::AttendOne(int32_t layer, AttendItem item) {
   const auto start = std::chrono::steady_clock::now();
   SWELL_RETURN_IF_ERROR(engine_.Attend(layer, {&item, 1}, {&status, 1}));
   attend_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (listener_) listener_(layer, item);
   if (watch_ == Watch::kTime) return OkStatus();
   for (int64_t q = 0; q < item.n_queries * heads; ++q) {
     const Certificate& certificate = item.certificates[q];

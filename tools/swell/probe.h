@@ -6,7 +6,9 @@
 #define SWELL_TOOLS_SWELL_PROBE_H_
 
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "swell/engine.h"
@@ -45,6 +47,10 @@ class AttendProbe final : public Engine {
   void Start(Watch watch);
   // Given to every Attend that brings no options of its own; null: the sequence's. Must outlive its use.
   void SetRetrieval(const RetrievalOptions* retrieval) { retrieval_ = retrieval; }
+
+  // Called with every Attend that succeeded, before the program sees its answer; empty: none.
+  using Listener = std::function<void(int32_t layer, const AttendItem& item)>;
+  void SetListener(Listener listener) { listener_ = std::move(listener); }
 
   // From now on a fork of `from` is a fork of `to`, which must hold the same tokens: so a session goes on under another
   // index. SequenceId::kNone ends it.
@@ -91,6 +97,7 @@ class AttendProbe final : public Engine {
   Engine& engine_;
   Watch watch_ = Watch::kTime;
   const RetrievalOptions* retrieval_ = nullptr;
+  Listener listener_;
   SequenceId from_ = SequenceId::kNone, to_ = SequenceId::kNone;
   double attend_seconds_ = 0;
   std::vector<HeadReading> readings_;

@@ -34,6 +34,7 @@ struct Options {
   uint64_t seed = 0;
   float retrieve_share = 0;  // 0: the preset's
   std::string report = "swell-report.html";
+  std::string json;
 };
 
 // The context and the questions: planted facts, or what the user asks of the plain text.
@@ -166,7 +167,9 @@ Status MeasureMemory(Engine& engine, SequenceId sequence, RunResult& result) {
 }
 
 Status RunRun(const Options& options) {
-  SWELL_RETURN_IF_ERROR(report::CheckWritable(options.report));
+  for (const std::string& path : {options.report, options.json}) {
+    if (!path.empty()) SWELL_RETURN_IF_ERROR(report::CheckWritable(path));
+  }
   Result<SequenceOptions> preset = SequencePreset("swell");
   if (!preset.ok()) return preset.status();
   if (options.retrieve_share > 0) preset.value().retrieval.retrieve_share = options.retrieve_share;
@@ -194,6 +197,7 @@ Status RunRun(const Options& options) {
   SWELL_RETURN_IF_ERROR(AnswerAll(runtime, session.value(), exam.value(), options, result));
   SWELL_RETURN_IF_ERROR(MeasureMemory(runtime.engine(), session.value().sequence(), result));
   SWELL_RETURN_IF_ERROR(report::WriteFile(options.report, RunHtml(result)));
+  if (!options.json.empty()) SWELL_RETURN_IF_ERROR(report::WriteFile(options.json, RunJson(result)));
   PrintRun(result, std::cout);
   return OkStatus();
 }
@@ -223,6 +227,7 @@ Command AddRun(CLI::App& program) {
                   "Share of the tokens that the wave index reads exactly, above 0 and up to 1 (default: 0.02)")
       ->check(CLI::Range(1e-6, 1.0));
   app->add_option("--report", options->report, "HTML page with the plots")->capture_default_str();
+  app->add_option("--json", options->json, "Write everything to this file, too");
   AddRuntimeOptions(*app, options->runtime);
   return {app, [options] { return RunRun(*options); }};
 }

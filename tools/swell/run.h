@@ -47,6 +47,7 @@ struct RunResult {
 
 void PrintRun(const RunResult& result, std::ostream& out);
 std::string RunHtml(const RunResult& result);
+std::string RunJson(const RunResult& result);
 
 }  // namespace swell::cli
 

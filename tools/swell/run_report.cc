@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "tools/report/format.h"
 #include "tools/report/page.h"
 #include "tools/report/plot.h"
 #include "tools/swell/fidelity.h"
+#include "tools/swell/json.h"
 #include "tools/swell/run.h"
 #include "tools/swell/table.h"
 
@@ -16,6 +18,8 @@ using report::FormatBytes;
 using report::FormatCount;
 using report::FormatFixed;
 using report::FormatPercent;
+
+constexpr const char* kSideKeys[] = {"exact", "wave"};
 
 double Ratio(double part, double whole) { return whole > 0 ? part / whole : std::numeric_limits<double>::quiet_NaN(); }
 
@@ -93,7 +97,7 @@ std::string LayerMap(const RunResult& result, const std::string& title, Value va
       values[head * result.layers + layer] = value(result.audit[layer * result.kv_heads + head]);
     }
   }
-  return report::HeatMap({title, "head", "layer", true}, result.kv_heads, result.layers, values);
+  return report::HeatMap({title, "KV head", "layer", true}, result.kv_heads, result.layers, values);
 }
 
 void AddFigures(const RunResult& result, report::Page& page) {
@@ -102,7 +106,7 @@ void AddFigures(const RunResult& result, report::Page& page) {
       SpeedPlot(result, "Time of one decoded token", &Times::total),
       "Measured while the text was being read, each time on a fork of the sequence: median of a few tokens. The "
       "part that does not grow is the model's own weights.");
-  page.Figure(SpeedPlot(result, "Attention's part of it", &Times::attention),
+  page.Figure(SpeedPlot(result, "Attention's part of that time", &Times::attention),
               "Exact attention reads all keys and values for every token, so its time grows with the text.");
   page.Heading("How far the wave index is from exact attention, and where");
   const ReadingMeans means = Means(result.audit, result.group, 1);
@@ -112,13 +116,18 @@ void AddFigures(const RunResult& result, report::Page& page) {
       FormatPercent(means.error) +
       " on average (|o - exact| / |exact|); the engine itself "
       "predicted " +
-      FormatPercent(means.predicted_error) + ". Each cell below is one KV head of one layer.");
-  page.Figure(LayerMap(result, "Output error",
-                       [](const HeadReading& reading) { return Ratio(reading.error, reading.audited); }),
-              "The stronger the colour, the further from exact attention.");
+      FormatPercent(means.predicted_error) +
+      ". Each cell below is one KV head of one layer: keys and values of their own, which the model attends to side by "
+      "side with the others.");
+  page.Figure(
+      LayerMap(result, "Output error",
+               [](const HeadReading& reading) { return Ratio(reading.error, reading.audited); }),
+      "The stronger the colour, the further from exact attention: |o - exact| / |exact|, mean of the audited queries.");
   page.Figure(LayerMap(result, "Share of the tokens read",
                        [](const HeadReading& reading) { return Ratio(reading.tokens_read, reading.tokens_visible); }),
-              "All other tokens were estimated from the means of their clusters.");
+              "All other tokens were estimated from the means of their clusters. Up to 1,024 tokens are always read, "
+              "so that the "
+              "share falls as the text grows.");
 }
 
 }  // namespace
@@ -166,6 +175,44 @@ std::string RunHtml(const RunResult& result) {
   page.Table(text_rows[0], rows);
   AddFigures(result, page);
   return page.Html();
+}
+
+std::string RunJson(const RunResult& result) {
+  nlohmann::json json = {
+      {"program", "swell run"},           {"version", SWELL_VERSION},        {"text", result.text},
+      {"tokens", result.tokens},          {"facts", result.facts},           {"read_seconds", result.read_seconds},
+      {"sides", nlohmann::json::array()}, {"steps", nlohmann::json::array()}};
+  const ReadingMeans audit = Means(result.audit, result.group, 1);
+  json["audit"] = {{"output_error", audit.error}, {"predicted_error", audit.predicted_error}};
+  for (size_t s = 0; s < result.sides.size(); ++s) {
+    const Side& side = result.sides[s];
+    const ReadingMeans means = Means(side.readings, result.group, side.tokens);
+    const auto tokens = static_cast<double>(side.tokens);
+    nlohmann::json answers = nlohmann::json::array();
+    for (size_t q = 0; q < side.answers.size(); ++q) {
+      answers.push_back({{"question", result.questions[q]}, {"answer", side.answers[q]}});
+      if (side.right.empty()) continue;
+      answers.back()["expected"] = result.expected[q];
+      answers.back()["right"] = static_cast<bool>(side.right[q]);
+    }
+    json["sides"].push_back({{"name", kSideKeys[s]},
+                             {"answers", std::move(answers)},
+                             {"tokens", side.tokens},
+                             {"seconds", side.seconds},
+                             {"tokens_per_second", Ratio(tokens, side.seconds)},
+                             {"attention_seconds", side.attend_seconds},
+                             {"bytes_read_per_token", means.bytes_read},
+                             {"share_read", means.share_read},
+                             {"memory_bytes", side.memory_bytes}});
+  }
+  for (const Speed& speed : result.speeds) {
+    nlohmann::json step = {{"tokens", speed.tokens}};
+    for (size_t s = 0; s < speed.steps.size(); ++s) {
+      step[kSideKeys[s]] = {{"seconds", speed.steps[s].total}, {"attention", speed.steps[s].attention}};
+    }
+    json["steps"].push_back(std::move(step));
+  }
+  return JsonText(json);
 }
 
 }  // namespace swell::cli

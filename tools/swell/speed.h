@@ -23,8 +23,8 @@ struct Times {
   double rest() const { return total - products - put - attention; }  // norms, rope, activation, embedding
 };
 
-// Medians, part by part, of decoding each of `ids` on a fork of the session. The first one is not counted: at least
-// two.
+// Decodes each of `ids` on a fork of the session: the step whose total is the median, so that its parts add up. The
+// first one is not counted: at least two.
 Result<Times> MeasureSteps(Runtime& runtime, const model::Session& session, std::span<const int32_t> ids,
                            AttendMode mode);
 

@@ -161,7 +161,7 @@ std::string PartsPlot(const SpeedResult& result) {
       for (size_t part = 0; part < series.size(); ++part) series[part].y.push_back(parts[part] * 1000);
     }
   }
-  return report::BarPlot({"Where the time of a decoded token goes", "ms per token"}, groups, series);
+  return report::BarPlot({"Where the time of a decoded token goes", "ms per token", true}, groups, series);
 }
 
 }  // namespace
@@ -194,14 +194,17 @@ std::string SpeedHtml(const SpeedResult& result) {
   page.Paragraph(
       "A text was read in chunks with exact attention. At each length a few tokens were decoded twice, with "
       "exact attention, which reads all keys and values, and with the wave index, which reads those that matter "
-      "and estimates the others. Median of the tokens; " +
+      "and estimates the others; the token with the median time counts. Up to 1,024 tokens are always read exactly, so "
+      "that the two begin to differ beyond. " +
       Memory(result));
-  page.Figure(StepPlot(result), "Time per token while decoding, against the length of the context.");
+  page.Figure(StepPlot(result), "How long one more token takes after a text of that length. Lower is faster.");
   page.Figure(
       PartsPlot(result),
       "The products with the model's weights take the same time at every length; attention grows with the text.");
-  page.Figure(ReadPlot(result), "Time since the beginning of the text.");
+  page.Figure(ReadPlot(result), "Seconds since the beginning of the text, with exact attention. Lower is faster.");
+  page.Heading("Times at each length");
   AddTable(Comparison(result), page);
+  page.Heading("Parts of the time of one token");
   AddTable(Parts(result), page);
   return page.Html();
 }

@@ -2,19 +2,13 @@
 
 #include <algorithm>
 
+#include "tools/swell/terminal.h"
+
 namespace swell::cli {
 namespace {
 
 size_t Characters(const std::string& text) {
   return std::count_if(text.begin(), text.end(), [](char byte) { return (byte & 0xC0) != 0x80; });
-}
-
-std::string Printable(std::string text) {
-  for (char& byte : text) {
-    const auto code = static_cast<unsigned char>(byte);
-    if (code < 0x20 || code == 0x7F) byte = ' ';
-  }
-  return text;
 }
 
 }  // namespace

@@ -19,6 +19,8 @@ constexpr char kRestore[] = "\r\x1b[K\x1b[?25h";  // clears the line, shows the 
 constexpr double kRedrawSeconds = 0.1;
 
 volatile std::sig_atomic_t bar_is_drawn = 0;
+volatile std::sig_atomic_t interrupts_are_noted = 0;
+volatile std::sig_atomic_t interrupt_seen = 0;
 
 void WriteError(const char* text) {
   const ssize_t ignored = write(STDERR_FILENO, text, std::strlen(text));
@@ -26,6 +28,10 @@ void WriteError(const char* text) {
 }
 
 void OnSignal(int signal) {
+  if (signal == SIGINT && interrupts_are_noted != 0) {
+    interrupt_seen = 1;
+    return;
+  }
   if (bar_is_drawn != 0) WriteError(kRestore);
   report::RemoveTemporary();
   _exit(128 + signal);
@@ -44,6 +50,23 @@ void InstallSignalHandlers() {
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe becomes a write error, with a message
+}
+
+InterruptNote::InterruptNote() {
+  interrupt_seen = 0;
+  interrupts_are_noted = 1;
+}
+
+InterruptNote::~InterruptNote() { interrupts_are_noted = 0; }
+
+bool InterruptNote::seen() const { return interrupt_seen != 0; }
+
+std::string Printable(std::string text, std::string_view kept) {
+  for (char& byte : text) {
+    const auto code = static_cast<unsigned char>(byte);
+    if ((code < 0x20 || code == 0x7F) && kept.find(byte) == std::string_view::npos) byte = ' ';
+  }
+  return text;
 }
 
 double SecondsLeft(const std::vector<ProgressPoint>& points, double total) {

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace swell::cli {
@@ -18,6 +19,19 @@ inline constexpr int kExitInterrupt = 130;  // Ctrl-C
 // From now on Ctrl-C (SIGINT) and SIGTERM clear the progress line, show the cursor, remove a half-written report and
 // leave at once with 128 + signal.
 void InstallSignalHandlers();
+
+// While one exists, Ctrl-C is noted instead of ending the program. One at a time.
+class InterruptNote {
+ public:
+  InterruptNote();
+  ~InterruptNote();
+  InterruptNote(const InterruptNote&) = delete;
+  InterruptNote& operator=(const InterruptNote&) = delete;
+  bool seen() const;
+};
+
+// `text` with control characters, which could drive the terminal, as spaces; those in `kept` stay.
+std::string Printable(std::string text, std::string_view kept = "");
 
 struct ProgressPoint {
   double done = 0;

@@ -141,9 +141,12 @@ typedef struct swell_engine_options {
   uint32_t reserved;
   swell_log_function log; /* may be NULL */
   void* log_context;      /* handed to log; never dereferenced */
+  /* > 0: of every head, the 1st, 2nd, 4th, 8th ... and then every so many-th retrieving call is computed again exactly,
+   * in the background (at once when deterministic), to calibrate the predicted error; 0: none */
+  int64_t audit_interval;
 } swell_engine_options;
 #define SWELL_ENGINE_OPTIONS_INIT \
-  { (uint32_t)sizeof(swell_engine_options), 0, 0, 1, 0, 0.0f, SWELL_FLOAT16, 0, 0, 0, 0, NULL, NULL }
+  { (uint32_t)sizeof(swell_engine_options), 0, 0, 1, 0, 0.0f, SWELL_FLOAT16, 0, 0, 0, 0, NULL, NULL, 0 }
 
 /* Sequences of keys and values, and attention over them. */
 typedef struct swell_engine swell_engine;
@@ -185,12 +188,23 @@ typedef struct swell_engine_stats {
   int64_t bytes_read;
   int64_t segments_sealed;
   int64_t segments_compacted;
-  int64_t builds_failed; /* background builds given up (memory, budget); their tokens stay exact */
+  int64_t builds_failed;     /* background builds given up (memory, budget); their tokens stay exact */
+  int64_t audited_answers;   /* query heads whose answer was computed again exactly (audit_interval) */
+  int64_t audited_within_2;  /* of them, those whose error was within a factor of 2 of the predicted one */
+  int64_t audited_within_3;  /* ... of 3 */
+  double audited_factor_sum; /* sum of these factors, each 1 or more */
 } swell_engine_stats;
 #define SWELL_ENGINE_STATS_INIT \
-  { (uint32_t)sizeof(swell_engine_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+  { (uint32_t)sizeof(swell_engine_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0 }
 
 SWELL_API swell_code swell_engine_get_stats(const swell_engine* engine, swell_engine_stats* stats, swell_error** error);
+
+/* The same as text for Prometheus (exposition format 0.0.4), ended by a zero byte, into buffer [capacity]; *size is the
+ * bytes that it takes, the zero included. With a capacity of 0, when buffer may be NULL, only *size is written; with
+ * one that is positive and too small, OUT_OF_RANGE (BAD_SIZE), *size as well. Numbers grow: the next text may be longer
+ * by some bytes. */
+SWELL_API swell_code swell_engine_metrics(const swell_engine* engine, char* buffer, int64_t capacity, int64_t* size,
+                                          swell_error** error);
 
 /* --- settings ----------------------------------------------------------------------------------------------------- */
 

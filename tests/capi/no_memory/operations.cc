@@ -43,6 +43,11 @@ swell_code ReadNumbers(World& w, E e) {
   if (const swell_code code = swell_engine_get_stats(w.engine, &stats, e); code != SWELL_OK) return code;
   return swell_sequence_length(w.engine, w.base, 1, &tokens, e);
 }
+swell_code WriteMetrics(World& w, E e) {
+  std::array<char, 8192> text;
+  int64_t size = 0;
+  return swell_engine_metrics(w.engine, text.data(), static_cast<int64_t>(text.size()), &size, e);
+}
 template <int64_t kTokens>
 swell_code Truncate(World& w, E e) {
   return swell_sequence_truncate(w.engine, w.base, kTokens, e);
@@ -85,6 +90,7 @@ std::vector<Operation> Lifecycle() {
       {.name = "wait until sealed",
        .run = [](World& w, E e) { return swell_sequence_wait_sealed(w.engine, w.base, e); }},
       {.name = "length, shape and statistics", .run = &ReadNumbers},
+      {.name = "metrics", .run = &WriteMetrics},
       {.name = "inspect", .run = [](World& w, E e) { return w.Inspect(w.base, 0, e); }},
   };
 }

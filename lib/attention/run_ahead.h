@@ -1,0 +1,34 @@
+// Asks for the small arrays of runs that come later. They lie apart for every segment, a few cache lines each, which no
+// hardware sees coming: without this, the kernels of a context of many segments mostly wait.
+#ifndef SWELL_LIB_ATTENTION_RUN_AHEAD_H_
+#define SWELL_LIB_ATTENTION_RUN_AHEAD_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "swell/types.h"
+
+namespace swell::attention {
+
+// Asks for `count` elements, into the second-level cache.
+template <typename T>
+void AskFor(const T* elements, int64_t count) {
+  const char* at = reinterpret_cast<const char*>(elements);
+  for (int64_t byte = 0; byte < count * static_cast<int64_t>(sizeof(T)); byte += 64) {
+    __builtin_prefetch(at + byte, 0, 2);
+  }
+}
+
+// To be called before run number `r` is worked on: calls ask(run) for a run that comes soon, whose view was asked for
+// by an earlier call.
+template <typename Ask>
+void AskAhead(std::span<const ClusterRun> runs, size_t r, const Ask& ask) {
+  constexpr size_t kRuns = 3;
+  if (r + 2 * kRuns < runs.size()) AskFor(runs[r + 2 * kRuns].view, 1);
+  if (r + kRuns < runs.size()) ask(runs[r + kRuns]);
+}
+
+}  // namespace swell::attention
+
+#endif  // SWELL_LIB_ATTENTION_RUN_AHEAD_H_
