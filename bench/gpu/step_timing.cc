@@ -166,6 +166,7 @@ StepTimes TimeStep(const SyntheticLayer& content, int64_t tokens, int32_t batch)
   StepTimes times;
   RetrievalOptions everything;
   everything.retrieve_share = 1;
+  everything.max_retrieve_tokens = 0;
   const std::vector<float> expected = rig.Answer(*rig.MakeStep(everything));
   times.error = MeanError(rig.Answer(rig.step()), expected);
   times.predicted_error = rig.PredictedError();

@@ -1,6 +1,7 @@
 // Estimate of the clusters that are not read, from their scores, sizes and mean values. CPU twin:
 // lib/attention/estimate.cc. Lanes are pairs of a tile and a query; the mean values that count are gathered in a queue
 // and added sixteen at a time by the tensor cores, in bfloat16 (exact for the 8-bit values, 2^-9 for their weights).
+// ErrorState::cross takes the mean value that the output takes, where the twin has one mean for all small clusters.
 #ifndef SWELL_CUDA_STEP_ESTIMATE_CUH_
 #define SWELL_CUDA_STEP_ESTIMATE_CUH_
 
@@ -94,7 +95,7 @@ __device__ __forceinline__ ClusterWeight WeighCluster(const EstimateLevel<kHeadD
   const float corrected = logit + fminf(level.half * variance, 1.0F);
   const float exponential = Exp2(corrected * kLog2E - level.reference);
   const float weight = size > 0 ? static_cast<float>(size) * exponential : 0;
-  return {weight, weight * exponential * (Exp2(fminf(variance, 4.0F) * kLog2E) - 1)};
+  return {weight, weight * exponential * (Exp2(fminf(variance, 2.0F) * kLog2E) - 1)};
 }
 
 template <int kHeadDim>

@@ -212,37 +212,31 @@ void StepWorld::CheckChoice(const HostSequence& sequence, int32_t kv_head, const
   if (retrieval.unit == BudgetUnit::kClusters) {
     budget = std::max<int64_t>(1, std::llround(static_cast<double>(retrieval.retrieve_share) * clusters));
   }
-  int64_t count = 0;
-  for (const ClusterRun& run : runs) count += run.clusters;
-  std::vector<float> logits(static_cast<size_t>(shape.group * count));
-  std::vector<float> sigmas(logits.size());
-  std::vector<float> importance(static_cast<size_t>(count));
+  const auto entries = static_cast<int64_t>(runs.size()) * kClusterTile;  // every run is one tile
+  std::vector<float> logits(static_cast<size_t>(shape.group * entries));
+  std::vector<float> widths(runs.size() * static_cast<size_t>(shape.group));
+  std::vector<float> importance(static_cast<size_t>(entries));
+  std::vector<uint32_t> sizes(static_cast<size_t>(entries));
   std::vector<float> log_mass(static_cast<size_t>(shape.group));
-  std::vector<uint32_t> sizes;
-  for (const ClusterRun& run : runs) {
-    for (int64_t j = run.first; j < run.first + run.clusters; ++j) {
-      sizes.push_back(run.view->first_rows[j + 1] - run.view->first_rows[j]);
-    }
-  }
-  const attention::ClusterScores scores{logits.data(), sigmas.data(), count};
+  const attention::ClusterScores scores{logits.data(), widths.data(), entries};
   attention::ScoreClusters(shape, queries.data(), runs, scores);
-  attention::RankClusters(shape.group, count, scores, sizes.data(), retrieval.ranking, retrieval.kappa,
-                          importance.data(), log_mass.data());
-  std::vector<attention::Zone> zones(static_cast<size_t>(count));
-  std::vector<uint32_t> scratch(static_cast<size_t>(count));
-  const int64_t expected = attention::SelectClusters(count, importance.data(), sizes.data(), retrieval.unit, budget,
-                                                     count, zones.data(), scratch.data());
+  attention::RankClusters(shape.group, runs, scores, retrieval.ranking, retrieval.kappa, importance.data(),
+                          sizes.data(), log_mass.data());
+  std::vector<attention::Zone> zones(static_cast<size_t>(entries));
+  std::vector<uint32_t> scratch(static_cast<size_t>(entries));
+  const attention::Retrieved expected = attention::SelectClusters(
+      entries, importance.data(), sizes.data(), retrieval.unit, budget, entries, zones.data(), scratch.data());
   // Where the zones differ, the clusters must be as good as equal.
   float worst_taken = std::numeric_limits<float>::max();
-  for (int64_t j = 0; j < count; ++j) {
-    if (zones[j] == attention::Zone::kRetrieved) worst_taken = std::min(worst_taken, importance[j]);
+  for (int64_t j = 0; j < entries; ++j) {
+    if (sizes[j] > 0 && zones[j] == attention::Zone::kRetrieved) worst_taken = std::min(worst_taken, importance[j]);
   }
   const float tolerance = retrieval.ranking == Ranking::kMass ? 1e-4F * worst_taken : 1e-4F;
-  int64_t entry = 0;
   int64_t read = 0;
   int64_t different = 0;
   for (size_t r = 0; r < runs.size(); ++r) {
-    for (int64_t j = runs[r].first; j < runs[r].first + runs[r].clusters; ++j, ++entry) {
+    for (int64_t j = runs[r].first; j < runs[r].first + runs[r].clusters; ++j) {
+      const int64_t entry = static_cast<int64_t>(r) * kClusterTile + j - runs[r].first;
       int64_t of_cluster = 0;
       for (uint32_t row = runs[r].view->first_rows[j]; row < runs[r].view->first_rows[j + 1]; ++row) {
         of_cluster += listed.contains(rows_of_run[r] + row * token_bytes) ? 1 : 0;
@@ -257,7 +251,7 @@ void StepWorld::CheckChoice(const HostSequence& sequence, int32_t kv_head, const
   }
   EXPECT_LE(different, 4);
   if (different == 0) {
-    EXPECT_EQ(read, expected);
+    EXPECT_EQ(read, expected.tokens);
   }
   EXPECT_EQ(static_cast<int64_t>(listed.size()), steady + read);
 }
@@ -313,7 +307,7 @@ HeadAnswer StepWorld::Answer(const HostSequence& sequence, int32_t kv_head, cons
       const double logit = shape.scale * CentroidDot(view, cluster.number, query, d);
       const double exponential = std::exp(logit + (retrieval.correct ? std::min(0.5 * sigma * sigma, 1.0) : 0.0));
       const double weight = cluster.size() * exponential;
-      const double term = weight * exponential * std::expm1(std::min(sigma * sigma, 4.0));
+      const double term = weight * exponential * std::expm1(std::min(sigma * sigma, 2.0));
       const bool own = weight > std::exp(log_mass[g]) / 4096;
       const int64_t row = own ? cluster.number : cluster.number / kClusterTile;
       const int8_t* mean = (own ? view.value_means : view.tile_means) + row * d;
