@@ -171,33 +171,55 @@ std::vector<StepWorld::Cluster> StepWorld::Clusters(const HostSequence& sequence
   return clusters;
 }
 
+namespace {
+
+// What a step may choose from in one head: the tiles that it scored, each a run, and the amounts that budgets count.
+struct Choices {
+  int64_t steady = 0;     // tokens
+  int64_t clustered = 0;  // tokens
+  int64_t clusters = 0;
+  std::vector<ClusterRun> runs;
+  std::vector<const std::byte*> rows_of_run;  // token records of its segment
+};
+
+Choices ChoicesOf(const HostSequence& sequence, int32_t kv_head, int32_t head_dim,
+                  const std::vector<const void*>& opened) {
+  const std::set<const void*> open(opened.begin(), opened.end());
+  Choices choices;
+  choices.steady = sequence.tail[kv_head].tokens;
+  for (const auto& segment : sequence.segments) {
+    const HostRows& rows = segment->heads[kv_head];
+    const SegmentHead& device = segment->device->heads()[kv_head];
+    if (rows.index == nullptr) {
+      choices.steady += rows.tokens;
+      continue;
+    }
+    const ClusterView& view = rows.index->clusters();
+    choices.clustered += rows.tokens;
+    choices.clusters += view.clusters;
+    for (int64_t first = 0; first < view.clusters; first += kClusterTile) {
+      const std::byte* record = device.tiles[0] + first / kClusterTile * static_cast<int64_t>(TileBytes(head_dim));
+      if (!open.empty() && !open.contains(record)) continue;
+      choices.runs.push_back({&view, first, std::min<int64_t>(kClusterTile, view.clusters - first)});
+      choices.rows_of_run.push_back(device.rows.rows);
+    }
+  }
+  return choices;
+}
+
+}  // namespace
+
 void StepWorld::CheckChoice(const HostSequence& sequence, int32_t kv_head, const RetrievalOptions& retrieval,
                             const std::vector<float>& queries, const std::set<const std::byte*>& listed,
                             const std::vector<const void*>& opened) const {
   const auto token_bytes = static_cast<int64_t>(TokenBytes(shape.head_dim));
-  int64_t steady = sequence.tail[kv_head].tokens;
-  int64_t clustered = 0;
-  int64_t clusters = 0;
-  std::vector<ClusterRun> runs;
-  std::vector<const std::byte*> rows_of_run;
+  const Choices choices = ChoicesOf(sequence, kv_head, shape.head_dim, opened);
+  const auto& [steady, clustered, clusters, runs, rows_of_run] = choices;
   for (const auto& segment : sequence.segments) {
     const HostRows& rows = segment->heads[kv_head];
     const std::byte* base = segment->device->heads()[kv_head].rows.rows;
-    if (rows.index == nullptr) {
-      steady += rows.tokens;
-      for (int64_t r = 0; r < rows.tokens; ++r) EXPECT_TRUE(listed.contains(base + r * token_bytes));
-      continue;
-    }
-    clustered += rows.tokens;
-    clusters += rows.index->clusters().clusters;
-    const std::set<const void*> open(opened.begin(), opened.end());
-    const ClusterView& view = rows.index->clusters();
-    for (int64_t first = 0; first < view.clusters; first += kClusterTile) {
-      const std::byte* record = segment->device->heads()[kv_head].tiles[0] +
-                                first / kClusterTile * static_cast<int64_t>(TileBytes(shape.head_dim));
-      if (!open.empty() && !open.contains(record)) continue;
-      runs.push_back({&view, first, std::min<int64_t>(kClusterTile, view.clusters - first)});
-      rows_of_run.push_back(base);
+    for (int64_t r = 0; rows.index == nullptr && r < rows.tokens; ++r) {
+      EXPECT_TRUE(listed.contains(base + r * token_bytes)) << "a steady token is left out";
     }
   }
   // The CPU twin over the same clusters.
