@@ -56,7 +56,9 @@ class Rig {
         for (auto& segment : content.Upload()) Check(sequences_->AddSegment(s, layer, std::move(segment)));
       }
     }
-    step_ = MakeStep({});
+    RetrievalOptions retrieval;
+    retrieval.max_retrieve_tokens = 8192;  // as docs/tuning.md has it for long contexts
+    step_ = MakeStep(retrieval);
     const int64_t rows = int64_t{batch} * kKvHeads;
     const Buffer keys(SyntheticLayer::Queries(rows, 7)), values(SyntheticLayer::Queries(rows, 8));
     for (int32_t layer = 0; layer < layers; ++layer) {
@@ -166,7 +168,6 @@ StepTimes TimeStep(const SyntheticLayer& content, int64_t tokens, int32_t batch)
   StepTimes times;
   RetrievalOptions everything;
   everything.retrieve_share = 1;
-  everything.max_retrieve_tokens = 0;
   const std::vector<float> expected = rig.Answer(*rig.MakeStep(everything));
   times.error = MeanError(rig.Answer(rig.step()), expected);
   times.predicted_error = rig.PredictedError();

@@ -56,9 +56,9 @@ struct BudgetOverride {
 // What attention reads exactly, what it estimates, what it drops.
 struct RetrievalOptions {
   BudgetUnit unit = BudgetUnit::kTokens;
-  float retrieve_share = 0.02F;        // (0, 1] of the clustered tokens (or clusters) of a KV head
-  int64_t retrieve_tokens = 0;         // > 0: fixed number of tokens instead of the share
-  int64_t max_retrieve_tokens = 8192;  // > 0: ceiling on either
+  float retrieve_share = 0.02F;     // (0, 1] of the clustered tokens (or clusters) of a KV head
+  int64_t retrieve_tokens = 0;      // > 0: fixed number of tokens instead of the share
+  int64_t max_retrieve_tokens = 0;  // > 0: ceiling on either
   // Clusters are scored where their super-cluster is opened: (0, 1] of the clustered tokens, at least four times those
   // that are read; a super-cluster that stays closed is estimated as one cluster. 1 scores every cluster.
   float open_share = 1.0F;

@@ -90,7 +90,6 @@ Result<SequenceOptions> SequencePreset(const std::string& name) {
     options.index.iterations = 10;
     options.retrieval.unit = BudgetUnit::kClusters;
     options.retrieval.retrieve_share = 0.018F;
-    options.retrieval.max_retrieve_tokens = 0;
     options.retrieval.max_open_tokens = 0;
     options.retrieval.estimate_share = 0.232F;
     options.retrieval.ranking = Ranking::kMass;
