@@ -131,10 +131,12 @@ int64_t MetaBytes(const HeadShape& shape, const HeadStep& step) {
   return step.clusters_scored * scored + step.clusters_estimated * estimated;
 }
 
-// Has the answer checked when it is its turn and there is memory for it. `raw` [group]: the kernels' prediction.
-void AuditAnswer(Context& context, int32_t layer, const Unit& unit, const HeadTask& task,
-                 const std::array<float, kMaxGroup>& raw) try {
-  if (!context.audits.IsDue(layer, unit.head)) return;
+// Has the answer checked when it is its turn and there is memory for it. [group]: the kernels' prediction and what was
+// made of it. What is dropped is not in the prediction: where there is some, nothing can be learned.
+void AuditAnswer(Context& context, int32_t layer, const Unit& unit, const RetrievalOptions& retrieval,
+                 const HeadTask& task, const std::array<float, kMaxGroup>& raw,
+                 const std::array<float, kMaxGroup>& predicted) try {
+  if (retrieval.estimate_share < 1 || !context.audits.IsDue(layer, unit.head)) return;
   const HeadShape shape = context.head_shape();
   const int64_t floats = int64_t{shape.group} * shape.head_dim;
   auto audit = std::make_unique<Audit>();
@@ -145,11 +147,8 @@ void AuditAnswer(Context& context, int32_t layer, const Unit& unit, const HeadTa
   audit->queries.assign(task.queries, task.queries + floats);
   audit->output.resize(static_cast<size_t>(floats));
   attention::FinishState(shape.group, shape.head_dim, task.State(0), audit->output.data(), nullptr);
-  const float factor = context.audits.Factor(layer, unit.head);
-  for (int32_t g = 0; g < shape.group; ++g) {
-    audit->raw.push_back(raw[g]);
-    audit->predicted.push_back(raw[g] * factor);
-  }
+  audit->raw.assign(raw.begin(), raw.begin() + shape.group);
+  audit->predicted.assign(predicted.begin(), predicted.begin() + shape.group);
   StartAudit(context, std::move(audit));
 } catch (const std::bad_alloc&) {
   // The answer is there all the same.
@@ -176,9 +175,10 @@ void RunRetrieve(Context& context, int32_t layer, const Unit& unit) {
   std::array<float, kMaxGroup> errors{};
   std::array<float, kMaxGroup> shares{};
   if (!step.segments.empty()) {
-    attention::PredictError(shape, task.State(0), task.Errors(0), errors.data(), shares.data());
-    AuditAnswer(context, layer, unit, task, errors);
-    for (float& error : errors) error *= context.audits.Factor(layer, unit.head);
+    std::array<float, kMaxGroup> raw{};
+    attention::PredictError(shape, task.State(0), task.Errors(0), raw.data(), shares.data());
+    for (int32_t g = 0; g < shape.group; ++g) errors[g] = context.audits.Predict(layer, unit.head, g, raw[g]);
+    AuditAnswer(context, layer, unit, *step.retrieval, task, raw, errors);
   }
   WriteOutput(context, job, unit.head, unit.first_query, 1, task.State(0));
   const int64_t bytes = step.tokens_read * context.token_bytes() + MetaBytes(shape, step);

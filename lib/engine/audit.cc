@@ -11,50 +11,31 @@
 #include "swell/attention.h"
 
 namespace swell {
-namespace {
 
-// True error over the kernels' prediction before any audit: 2.4 to 3.9 on needles, lines and recall at 16K tokens of a
-// real model (docs/measurements.md). Counts as one audit.
-constexpr float kFirstFactor = 2.7F;
-// Older audits fade: the mean is over about this many.
-constexpr int32_t kMemory = 32;
-// Errors below this are rounding.
-constexpr float kLeastError = 1e-4F;
-
-}  // namespace
-
-AuditBook::AuditBook(int64_t layers, int64_t kv_heads, int64_t interval)
-    : kv_heads_(kv_heads), interval_(interval), heads_(new Head[static_cast<size_t>(layers * kv_heads)]) {
-  for (int64_t i = 0; i < layers * kv_heads; ++i) heads_[i].factor.store(kFirstFactor);
-}
+AuditBook::AuditBook(const ModelShape& shape, int64_t interval)
+    : kv_heads_(shape.kv_heads),
+      group_(shape.group),
+      interval_(interval),
+      calls_(new std::atomic<int64_t>[static_cast<size_t>(shape.layers * kv_heads_)]()),
+      calibrations_(new Calibration[static_cast<size_t>(shape.layers * kv_heads_ * group_)]) {}
 
 bool AuditBook::IsDue(int32_t layer, int32_t head) {
   if (interval_ == 0) return false;
-  const int64_t call = At(layer, head).calls.fetch_add(1, std::memory_order_relaxed) + 1;
+  const int64_t call = calls_[layer * kv_heads_ + head].fetch_add(1, std::memory_order_relaxed) + 1;
   return call < interval_ ? std::has_single_bit(static_cast<uint64_t>(call)) : call % interval_ == 0;
 }
 
 void AuditBook::Enter(const Audit& audit, const std::vector<float>& actual) {
-  double log_ratio = 0;
-  int64_t counted = 0;
+  const std::lock_guard lock(mutex_);
   for (size_t g = 0; g < actual.size(); ++g) {
-    const float truth = std::max(actual[g], kLeastError);
-    const float predicted = std::max(audit.predicted[g], kLeastError);
+    const float truth = std::max(actual[g], Calibration::kLeastError);
+    const float factor = std::max(audit.predicted[g], truth) / std::min(audit.predicted[g], truth);
     answers.fetch_add(1, std::memory_order_relaxed);
-    const float factor = std::max(predicted, truth) / std::min(predicted, truth);
     within_2.fetch_add(factor <= 2 ? 1 : 0, std::memory_order_relaxed);
     within_3.fetch_add(factor <= 3 ? 1 : 0, std::memory_order_relaxed);
     factor_sum.fetch_add(factor, std::memory_order_relaxed);
-    if (audit.raw[g] < kLeastError) continue;
-    log_ratio += std::log(truth / audit.raw[g]);
-    ++counted;
+    At(audit.layer_index, audit.head)[g].Learn(audit.raw[g], actual[g]);
   }
-  if (counted == 0) return;
-  Head& head = At(audit.layer_index, audit.head);
-  const int32_t audits = std::min(head.audits.fetch_add(1, std::memory_order_relaxed) + 1, kMemory);
-  const double before = std::log(head.factor.load(std::memory_order_relaxed));
-  const double mean = before + (log_ratio / static_cast<double>(counted) - before) / (audits + 1);
-  head.factor.store(static_cast<float>(std::exp(mean)), std::memory_order_relaxed);
 }
 
 void RunAudit(Context& context, const Audit& audit) {

@@ -1,17 +1,18 @@
 // Audits: now and then an answer is computed again exactly, and what comes out calibrates the predicted error.
 //
-// The kernels' prediction takes the tokens of a cluster as independent draws; how far that is wrong differs from head
-// to head and little from query to query. So each (layer, KV head) has a factor of its own, the geometric mean of true
-// over predicted error in its audits. Any thread.
+// Any thread.
 #ifndef SWELL_LIB_ENGINE_AUDIT_H_
 #define SWELL_LIB_ENGINE_AUDIT_H_
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
+#include "lib/engine/calibration.h"
 #include "lib/engine/layer.h"
+#include "swell/engine.h"
 #include "swell/types.h"
 
 namespace swell {
@@ -33,10 +34,10 @@ struct Audit {
 class AuditBook {
  public:
   // Throws std::bad_alloc. `interval` in calls of a head, 0: no audits.
-  AuditBook(int64_t layers, int64_t kv_heads, int64_t interval);
+  AuditBook(const ModelShape& shape, int64_t interval);
 
-  // What the kernels' prediction is multiplied by.
-  float Factor(int32_t layer, int32_t head) const { return At(layer, head).factor.load(std::memory_order_relaxed); }
+  // Relative error of the output of query head `g` of a KV head, from what the kernels say of it.
+  float Predict(int32_t layer, int32_t head, int32_t g, float raw) const { return At(layer, head)[g].Predict(raw); }
   // Counts a call; true for those to be audited: calls 1, 2, 4, 8, ... and then every `interval`.
   bool IsDue(int32_t layer, int32_t head);
   // Enters the true relative errors [group] of an audit.
@@ -51,16 +52,14 @@ class AuditBook {
   std::atomic<bool> busy{false};
 
  private:
-  struct Head {
-    std::atomic<int64_t> calls{0};
-    std::atomic<float> factor;
-    std::atomic<int32_t> audits{0};
-  };
-  Head& At(int32_t layer, int32_t head) const { return heads_[layer * kv_heads_ + head]; }
+  // [group]
+  Calibration* At(int32_t layer, int32_t head) const { return &calibrations_[(layer * kv_heads_ + head) * group_]; }
 
-  const int64_t kv_heads_;
+  const int64_t kv_heads_, group_;
   const int64_t interval_;
-  std::unique_ptr<Head[]> heads_;
+  const std::unique_ptr<std::atomic<int64_t>[]> calls_;  // [layers, kv_heads]
+  std::mutex mutex_;                                     // audits are entered one by one
+  const std::unique_ptr<Calibration[]> calibrations_;    // [layers, kv_heads, group]
 };
 
 // Computes the answer exactly and enters the result. Throws std::bad_alloc.

@@ -31,7 +31,7 @@ struct Context {
   explicit Context(const EngineOptions& engine_options)
       : options(engine_options),
         budget(std::make_shared<ByteBudget>(engine_options.host_budget_bytes)),
-        audits(engine_options.shape.layers, engine_options.shape.kv_heads, engine_options.audit_interval),
+        audits(engine_options.shape, engine_options.audit_interval),
         arena(engine_options.threads) {}
 
   const EngineOptions options;  // scale resolved

@@ -130,7 +130,7 @@ TEST_F(Retrieval, TheCertificateTellsShareAndError) {
     const double actual = std::sqrt(error / norm);
     EXPECT_GT(certificate.estimated_share, 0.0F);
     EXPECT_LT(certificate.estimated_share, 1.0F);
-    // The engine's factor for real keys, whose clusters are no independent draws, as these here are.
+    // Before any audit: 2.7 times what it would be for independent draws, as these here are (calibration.cc).
     const double predicted = certificate.predicted_error / 2.7;
     EXPECT_GT(predicted, actual / 6) << "head " << head;
     EXPECT_LT(predicted, actual * 6) << "head " << head;
