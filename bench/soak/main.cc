@@ -19,6 +19,7 @@ namespace {
 
 struct Options {
   double minutes = 0;
+  double load = 1;
   int64_t turns = 0;
   int64_t budget_mib = 96;
   int32_t threads = 0;
@@ -53,7 +54,9 @@ void Drive(const Options& options, Engine& engine, Run& run) {
   for (auto& client : clients) {
     threads.emplace_back([&, client = client.get()] {
       for (int64_t turn = 0; !failed.load() && (options.turns > 0 ? turn < options.turns : elapsed() < limit); ++turn) {
+        const auto began = Clock::now();
         if (!client->Turn()) failed.store(true);
+        if (options.load < 1) std::this_thread::sleep_for((Clock::now() - began) * (1 / options.load - 1));
       }
       running.fetch_sub(1);
     });
@@ -119,6 +122,9 @@ int main(int argc, char** argv) {
   length->add_option("--turns", options.turns, "instead: turns of each client; times are not judged")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   length->require_option(1);
+  app.add_option("--load", options.load, "share of the time that a client works; it rests after every turn")
+      ->check(CLI::Range(0.01, 1.0))
+      ->capture_default_str();
   app.add_option("--budget-mib", options.budget_mib, "byte budget of the engine")
       ->check(CLI::Range(8, 1 << 20))
       ->capture_default_str();

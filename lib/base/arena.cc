@@ -4,6 +4,8 @@
 #include <oneapi/tbb/info.h>
 #include <oneapi/tbb/parallel_for.h>
 #include <oneapi/tbb/task_arena.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <condition_variable>
@@ -50,12 +52,27 @@ class Inside {
 
 thread_local bool Inside::inside_ = false;
 
+// A tenth of the share of a processor that a thread of the default gets.
+constexpr int kBackgroundNice = 10;
+
+// Who waits for an answer goes before who builds an index: without it a step shares its processors with the builds. In
+// vain where the system refuses.
+void LowerPriority() {
+  // On Linux this is the calling thread, not the process.
+  static_cast<void>(setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kBackgroundNice));
+}
+
 // Threads that work through a queue of jobs.
 class BackgroundQueue {
  public:
   // Delegates, so that the destructor joins what was started when a later thread cannot be.
   explicit BackgroundQueue(int threads) : BackgroundQueue() {
-    for (int i = 0; i < threads; ++i) workers_.emplace_back([this] { Work(); });
+    for (int i = 0; i < threads; ++i) {
+      workers_.emplace_back([this] {
+        LowerPriority();
+        Work();
+      });
+    }
   }
   ~BackgroundQueue() {
     {
