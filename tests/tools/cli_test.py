@@ -121,6 +121,7 @@ class ErrorTest(unittest.TestCase):
 
     def test_bad_variants(self):
         for variant, message in (("best", "'best'"), ("swell,floor", "'floor'"), ("swell,kappa=much", "'kappa=much'"),
+                                 ("swell,overrides=no/file", "'overrides=no/file'"),
                                  ("swell,no_such_key=1", "floor_tokens")):
             self.runtime_error("fidelity", "--variant", variant, message=message)
 
@@ -509,13 +510,15 @@ class ModelTest(unittest.TestCase):
     def test_fidelity(self):
         with tempfile.TemporaryDirectory() as folder:
             page, data = pathlib.Path(folder) / "f.html", pathlib.Path(folder) / "f.json"
+            overrides = pathlib.Path(folder) / "overrides.txt"
+            overrides.write_text("-1 -1 0.1\n3 1 0.9\n")
+            variant = f"swell,floor_tokens=0,retrieve_share=0.5,overrides={overrides}"
             result = swell("fidelity", "--tokens", "2048", "--tasks", "needles,text", "--questions", "2",
-                           "--audit", "1", "--variant", "swell,retrieve_share=0.5", "--json", str(data),
-                           "--report", str(page))
+                           "--audit", "1", "--variant", variant, "--json", str(data), "--report", str(page))
             self.assertEqual(result.returncode, 0, result.stderr)
             self.check_page(page, figures=3 + 1 + 2 * 3)
             report = json.loads(data.read_text())
-        self.assertEqual(report["configs"], ["exact", "retroinfer", "swell", "swell,retrieve_share=0.5"])
+        self.assertEqual(report["configs"], ["exact", "retroinfer", "swell", variant])
         self.assertEqual([(row["task"], row["config"]) for row in report["results"]],
                          [(task, config) for task in ("needles", "text") for config in report["configs"]])
         for row in report["results"]:
@@ -529,6 +532,10 @@ class ModelTest(unittest.TestCase):
                 self.assertLess(row["share_read"], 1)
                 self.assertTrue(0 < row["output_error"] < 1)
                 self.assertGreater(row["predicted_error"], 0)
+                self.assertEqual(len(row["head_errors"]), 90)
+                self.assertAlmostEqual(sum(row["head_errors"]) / 90, row["output_error"], 3)
+            if row["config"] == variant:
+                self.assertLess(row["share_read"], 0.4)  # not the half that holds without overrides
         needles = report["results"][0]
         self.assertEqual(needles["exact_match"], 1)  # exact attention finds both facts of a short context
 

@@ -159,6 +159,10 @@ nlohmann::json FidelityJson(const FidelityReport& report) {
       {"tasks", report.tasks},       {"configs", report.configs},       {"results", nlohmann::json::array()}};
   for (const FidelityResult& result : report.results) {
     const ReadingMeans means = Means(result.readings, report.group, result.query_positions);
+    nlohmann::json heads = nlohmann::json::array();
+    for (const HeadReading& reading : result.readings) {
+      heads.push_back(number(Ratio(reading.error, static_cast<double>(reading.audited))));
+    }
     json["results"].push_back({{"task", result.task},
                                {"config", result.config},
                                {"questions", result.questions},
@@ -173,7 +177,8 @@ nlohmann::json FidelityJson(const FidelityReport& report) {
                                {"tokens_read", number(means.tokens_read)},
                                {"share_read", number(means.share_read)},
                                {"bytes_read", number(means.bytes_read)},
-                               {"seconds", number(result.seconds)}});
+                               {"seconds", number(result.seconds)},
+                               {"head_errors", std::move(heads)}});
   }
   return json;
 }

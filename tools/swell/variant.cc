@@ -1,8 +1,10 @@
 #include "tools/swell/variant.h"
 
+#include <fstream>
 #include <functional>
 #include <map>
 #include <sstream>
+#include <vector>
 
 namespace swell::cli {
 namespace {
@@ -24,6 +26,15 @@ bool ReadUnit(const std::string& text, BudgetUnit& unit) {
   return text == "clusters" || text == "tokens";
 }
 
+// `path`: a line "LAYER KV_HEAD SHARE" for each override.
+bool ReadOverrides(const std::string& path, std::vector<BudgetOverride>& overrides) {
+  std::ifstream file(path);
+  BudgetOverride entry;
+  overrides.clear();
+  while (file >> entry.layer >> entry.kv_head >> entry.retrieve_share) overrides.push_back(entry);
+  return file.eof() && !overrides.empty();
+}
+
 using Setter = std::function<bool(SequenceOptions&, const std::string&)>;
 
 const std::map<std::string, Setter>& Setters() {
@@ -32,6 +43,7 @@ const std::map<std::string, Setter>& Setters() {
       {"iterations", [](auto& o, const auto& t) { return Read(t, o.index.iterations); }},
       {"unit", [](auto& o, const auto& t) { return ReadUnit(t, o.retrieval.unit); }},
       {"retrieve_share", [](auto& o, const auto& t) { return Read(t, o.retrieval.retrieve_share); }},
+      {"overrides", [](auto& o, const auto& t) { return ReadOverrides(t, o.retrieval.overrides); }},
       {"retrieve_tokens", [](auto& o, const auto& t) { return Read(t, o.retrieval.retrieve_tokens); }},
       {"max_retrieve_tokens", [](auto& o, const auto& t) { return Read(t, o.retrieval.max_retrieve_tokens); }},
       {"open_share", [](auto& o, const auto& t) { return Read(t, o.retrieval.open_share); }},
