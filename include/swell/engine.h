@@ -118,8 +118,12 @@ struct Certificate {
   int64_t tokens_read = 0;    // exactly, by this head's KV head
   int64_t bytes_read = 0;     // keys, values and meta index, by this head's KV head
   float estimated_share = 0;  // of the softmax mass
-  float predicted_error = 0;  // relative error of the output, |o - exact| / |exact|, predicted
+  // Relative error of the output, |o - exact| / |exact|, predicted: 0 or at least kLeastPredictedError.
+  float predicted_error = 0;
 };
+
+// Errors below are rounding, of outputs in half precision say: they are neither predicted nor told apart.
+inline constexpr float kLeastPredictedError = 1e-3F;
 
 // Attention of the last `n_queries` positions of one layer of one sequence: query i sees the tokens
 // 0 .. length - n_queries + i. n_queries is 1 while decoding, more for a prefill chunk or speculative tokens.

@@ -3,16 +3,19 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cstdint>
 #include <iterator>
 #include <mutex>
 #include <new>
 #include <vector>
 
+#include "lib/base/aligned.h"
+
 namespace swell {
 namespace {
 
-constexpr size_t kCacheLine = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 // What is carved into pieces; larger requests get chunks of their own.
 constexpr size_t kChunk = 16 * kHugePage;
@@ -47,7 +50,7 @@ class Chunk {
   std::byte* memory() const { return memory_; }
   bool empty() const { return first_ != nullptr && first_->bytes == kChunk; }
 
-  // The first gap that is large enough; null when there is none. `bytes` is a multiple of kCacheLine.
+  // The first gap that is large enough; null when there is none. `bytes` is a multiple of kCacheLineBytes.
   void* Take(size_t bytes) {
     if (bytes > largest_) return nullptr;
     size_t largest = 0;
@@ -100,55 +103,62 @@ class Chunk {
   size_t largest_ = kChunk;  // no gap is larger
 };
 
-// All chunks of the process, by address.
+// All chunks of the process. A chunk holds pieces of one class: sizes between two powers of two. Pieces of the same
+// kind live about as long, and one that stays does not break up the room of larger ones that go.
 class Pool {
  public:
   void* Take(size_t bytes) noexcept try {
     const std::lock_guard lock(mutex_);
-    for (Chunk& chunk : chunks_) {
-      const bool spare = chunk.empty();
-      if (void* piece = chunk.Take(bytes)) {
-        spares_ -= spare;
-        return piece;
-      }
+    std::vector<Chunk>& chunks = Class(bytes);
+    for (Chunk& chunk : chunks) {
+      if (void* piece = chunk.Take(bytes)) return piece;
     }
-    chunks_.reserve(chunks_.size() + 1);
-    std::byte* memory = MapChunk(kChunk);
+    chunks.reserve(chunks.size() + 1);
+    spares_.reserve(used_ + 1);
+    std::byte* memory = TakeSpare();
+    if (memory == nullptr) memory = MapChunk(kChunk);
     if (memory == nullptr) return nullptr;
-    return chunks_.insert(After(memory), Chunk(memory))->Take(bytes);
+    ++used_;
+    return chunks.insert(After(chunks, memory), Chunk(memory))->Take(bytes);
   } catch (const std::bad_alloc&) {
     return nullptr;
   }
 
   void Give(void* piece, size_t bytes) noexcept {
     const std::lock_guard lock(mutex_);
-    const auto chunk = std::prev(After(piece));
+    std::vector<Chunk>& chunks = Class(bytes);
+    const auto chunk = std::prev(After(chunks, piece));
     chunk->Give(piece, bytes);
     if (!chunk->empty()) return;
-    ++spares_;
-    while (spares_ > (chunks_.size() - spares_) / kUsedPerSpare) UnmapSpare();
-    if (chunks_.empty()) std::vector<Chunk>().swap(chunks_);
+    spares_.push_back(chunk->memory());  // there is room: it was used
+    chunks.erase(chunk);
+    --used_;
+    while (spares_.size() > used_ / kUsedPerSpare) UnmapChunk(TakeSpare());
+    if (chunks.empty()) std::vector<Chunk>().swap(chunks);
+    if (used_ == 0) std::vector<std::byte*>().swap(spares_);
   }
 
  private:
+  std::vector<Chunk>& Class(size_t bytes) { return classes_[std::bit_width(bytes) - std::bit_width(kSmallest)]; }
+
   // The first chunk that begins behind `address`.
-  std::vector<Chunk>::iterator After(const void* address) {
-    return std::upper_bound(chunks_.begin(), chunks_.end(), address,
+  static std::vector<Chunk>::iterator After(std::vector<Chunk>& chunks, const void* address) {
+    return std::upper_bound(chunks.begin(), chunks.end(), address,
                             [](const void* where, const Chunk& chunk) { return where < chunk.memory(); });
   }
 
-  // The highest one, so that what is in use gathers at the lower end.
-  void UnmapSpare() {
-    auto chunk = std::prev(chunks_.end());
-    while (!chunk->empty()) --chunk;
-    UnmapChunk(chunk->memory());
-    chunks_.erase(chunk);
-    --spares_;
+  // Null when there is none.
+  std::byte* TakeSpare() {
+    if (spares_.empty()) return nullptr;
+    std::byte* memory = spares_.back();
+    spares_.pop_back();
+    return memory;
   }
 
   std::mutex mutex_;
-  std::vector<Chunk> chunks_;
-  size_t spares_ = 0;  // chunks that are empty
+  std::array<std::vector<Chunk>, std::bit_width(kChunk / 2) - std::bit_width(kSmallest) + 1> classes_;  // by address
+  size_t used_ = 0;                 // chunks in classes_
+  std::vector<std::byte*> spares_;  // chunks that are empty
 };
 
 // Never destroyed: blocks may outlive static objects.
@@ -161,17 +171,17 @@ Pool& ThePool() {
 }  // namespace
 
 void* AllocatePages(size_t bytes) noexcept {
-  if (bytes < kSmallest) return ::operator new(bytes, std::align_val_t(kCacheLine), std::nothrow);
+  if (bytes < kSmallest) return AllocateOnCacheLine(bytes);
   if (bytes > SIZE_MAX - kHugePage) return nullptr;
   if (bytes > kChunk / 2) return MapChunk(RoundUp(bytes, kHugePage));
-  return ThePool().Take(RoundUp(bytes, kCacheLine));
+  return ThePool().Take(RoundUp(bytes, kCacheLineBytes));
 }
 
 void FreePages(void* memory, size_t bytes) noexcept {
   if (memory == nullptr) return;
-  if (bytes < kSmallest) return ::operator delete(memory, std::align_val_t(kCacheLine));
+  if (bytes < kSmallest) return FreeOnCacheLine(memory);
   if (bytes > kChunk / 2) return UnmapChunk(static_cast<std::byte*>(memory));
-  ThePool().Give(memory, RoundUp(bytes, kCacheLine));
+  ThePool().Give(memory, RoundUp(bytes, kCacheLineBytes));
 }
 
 }  // namespace swell

@@ -28,7 +28,7 @@ bool AuditBook::IsDue(int32_t layer, int32_t head) {
 void AuditBook::Enter(const Audit& audit, const std::vector<float>& actual) {
   const std::lock_guard lock(mutex_);
   for (size_t g = 0; g < actual.size(); ++g) {
-    const float truth = std::max(actual[g], Calibration::kLeastError);
+    const float truth = std::max(actual[g], kLeastPredictedError);
     const float factor = std::max(audit.predicted[g], truth) / std::min(audit.predicted[g], truth);
     answers.fetch_add(1, std::memory_order_relaxed);
     within_2.fetch_add(factor <= 2 ? 1 : 0, std::memory_order_relaxed);

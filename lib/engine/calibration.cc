@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "swell/engine.h"
+
 namespace swell {
 namespace {
 
@@ -25,12 +27,12 @@ float Calibration::Predict(float raw) const {
   const Line line = line_.load(std::memory_order_relaxed);
   const double x = LogRaw(raw);
   const double log_error = std::log(kFirstFactor) + x + line.offset + line.slope * (x - kCentre);
-  return std::max(static_cast<float>(std::exp(log_error)), kLeastError);
+  return std::max(static_cast<float>(std::exp(log_error)), kLeastPredictedError);
 }
 
 void Calibration::Learn(float raw, float actual) {
   const double x = LogRaw(raw) - kCentre;
-  const double y = std::log(std::max(actual, kLeastError)) - (std::log(kFirstFactor) + LogRaw(raw));
+  const double y = std::log(std::max(actual, kLeastPredictedError)) - (std::log(kFirstFactor) + LogRaw(raw));
   for (double* sum : {&count_, &x_, &xx_, &y_, &xy_}) *sum *= 1 - 1 / kMemory;
   count_ += 1;
   x_ += x;

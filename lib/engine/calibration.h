@@ -14,10 +14,7 @@ namespace swell {
 // Predict from any thread; Learn from one at a time.
 class Calibration {
  public:
-  // Errors below are rounding, of outputs in half precision say: they are neither predicted nor told apart.
-  static constexpr float kLeastError = 1e-3F;
-
-  // Relative error of an output, at least kLeastError, from what the kernels say of it.
+  // Relative error of an output, at least kLeastPredictedError, from what the kernels say of it.
   float Predict(float raw) const;
   // Enters an audit: what the kernels said and the true relative error.
   void Learn(float raw, float actual);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <random>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -63,18 +64,37 @@ TEST(PagesTest, ThreadsShareThePool) {
 }
 
 TEST(PagesTest, NeighboursJoinAgain) {
-  // A chunk that is full of small pieces takes a large one once they are back.
+  // A chunk that is full of pieces takes one of twice their size once they are back.
   std::vector<Piece> pieces;
-  for (int i = 0; i < 200; ++i) pieces.push_back(Take(100 << 10, 1));
+  for (int i = 0; i < 300; ++i) pieces.push_back(Take(65 << 10, 1));
   const std::byte* lowest = pieces[0].memory.get();
   for (const Piece& piece : pieces) lowest = std::min(lowest, static_cast<const std::byte*>(piece.memory.get()));
-  const Piece keeper = Take(64 << 10, 2);
+  const Piece keeper = Take(70 << 10, 2);
   // Every other one first, so that gaps join on both sides.
   for (size_t i = 0; i < pieces.size(); i += 2) pieces[i].memory.reset();
   for (size_t i = 1; i < pieces.size(); i += 2) pieces[i].memory.reset();
-  const Piece large = Take(15 << 20, 3);
+  const Piece large = Take(127 << 10, 3);
   EXPECT_EQ(large.memory.get(), lowest);
   ExpectKept(keeper);
+}
+
+TEST(PagesTest, SmallPiecesDoNotBreakUpTheRoomOfLargeOnes) {
+  constexpr int kPieces = 2 * ((32 << 10) / 400);  // which two chunks hold, and no more
+  std::vector<Piece> large, later;
+  for (int i = 0; i < kPieces; ++i) large.push_back(Take(400 << 10, 1));
+  std::set<const std::byte*> room;
+  for (const Piece& piece : large) room.insert(piece.memory.get());
+  int given = 0;
+  for (size_t i = 0; i < large.size(); ++i) {
+    if (i % 33 == 0) continue;  // some keep their chunks from going
+    large[i].memory.reset();
+    ++given;
+  }
+  for (int i = 0; i < 100; ++i) later.push_back(Take(40 << 10, 2));
+  for (int i = 0; i < given; ++i) {
+    later.push_back(Take(400 << 10, 3));
+    EXPECT_EQ(room.count(later.back().memory.get()), 1U) << "piece " << i;
+  }
 }
 
 TEST(PagesTest, TooMuchIsRefused) {

@@ -16,8 +16,8 @@ TEST(CalibrationTest, BeforeAnyAuditInProportion) {
 
 TEST(CalibrationTest, NothingIsPredictedBelowRounding) {
   const Calibration calibration;
-  EXPECT_EQ(calibration.Predict(0), Calibration::kLeastError);
-  EXPECT_EQ(calibration.Predict(1e-12F), Calibration::kLeastError);
+  EXPECT_EQ(calibration.Predict(0), kLeastPredictedError);
+  EXPECT_EQ(calibration.Predict(1e-12F), kLeastPredictedError);
 }
 
 TEST(CalibrationTest, LearnsALineThroughScatteredAudits) {

@@ -514,7 +514,7 @@ class ModelTest(unittest.TestCase):
             overrides.write_text("-1 -1 0.1\n3 1 0.9\n")
             variant = f"swell,floor_tokens=0,retrieve_share=0.5,overrides={overrides}"
             result = swell("fidelity", "--tokens", "2048", "--tasks", "needles,text", "--questions", "2",
-                           "--audit", "1", "--variant", variant, "--json", str(data), "--report", str(page))
+                           "--storage", "int8", "--audit", "1", "--variant", variant, "--json", str(data), "--report", str(page))
             self.assertEqual(result.returncode, 0, result.stderr)
             self.check_page(page, figures=3 + 1 + 2 * 3)
             report = json.loads(data.read_text())

@@ -39,7 +39,8 @@ struct ReadingMeans {
 };
 ReadingMeans Means(const std::vector<HeadReading>& readings, int32_t group, int64_t query_positions);
 
-// Share of pairs whose prediction is within `factor` of the truth; NaN without pairs.
+// Share of pairs whose prediction is within `factor` of the truth, or of kLeastPredictedError where that is more; NaN
+// without pairs.
 double WithinFactor(float factor, const std::vector<ErrorPair>& pairs);
 
 struct FidelityReport {

@@ -140,7 +140,8 @@ ReadingMeans Means(const std::vector<HeadReading>& readings, int32_t group, int6
 
 double WithinFactor(float factor, const std::vector<ErrorPair>& pairs) {
   const auto within = std::count_if(pairs.begin(), pairs.end(), [factor](const ErrorPair& pair) {
-    return pair.predicted <= factor * pair.actual && pair.actual <= factor * pair.predicted;
+    const float actual = std::max(pair.actual, kLeastPredictedError);
+    return pair.predicted <= factor * actual && actual <= factor * pair.predicted;
   });
   return Ratio(static_cast<double>(within), static_cast<double>(pairs.size()));
 }

@@ -51,6 +51,7 @@ struct Picture {
   std::vector<LayerInfo> layers;
   Sizes sizes;
   EngineStats stats;
+  uint64_t peak_bytes = 0;  // of the process, all sealed
 };
 
 // Keys in loose groups around a drifting mean, as real ones are; values are plain noise.
@@ -94,17 +95,18 @@ Status AddSizes(Engine& engine, SequenceId sequence, int32_t layer, const Segmen
   const ModelShape& shape = engine.shape();
   std::vector<int64_t> positions(segment.tokens);
   std::iota(positions.begin(), positions.end(), segment.first_token);
-  const size_t row = shape.head_dim * DTypeSize(shape.storage);
+  const DType dtype = FetchDType(shape);
+  const size_t row = shape.head_dim * DTypeSize(dtype);
   std::vector<std::byte> keys(segment.tokens * shape.kv_heads * row), values(keys.size());
   FetchItem fetch;
   fetch.sequence = sequence;
   fetch.tokens = positions;
-  fetch.dtype = shape.storage;
+  fetch.dtype = dtype;
   fetch.keys = keys.data();
   fetch.values = values.data();
   Status status;
   SWELL_RETURN_IF_ERROR(engine.Fetch(layer, {&fetch, 1}, {&status, 1}));
-  const HeadShape head_shape{shape.head_dim, shape.group, shape.scale, shape.storage};
+  const HeadShape head_shape{shape.head_dim, shape.group, shape.scale, dtype};
   std::vector<std::byte> head_keys(segment.tokens * row), head_values(head_keys.size());
   for (int32_t head = 0; head < shape.kv_heads; ++head) {
     for (int64_t token = 0; token < segment.tokens; ++token) {
@@ -145,6 +147,7 @@ Result<Picture> Take(Engine& engine, SequenceId sequence, const SequenceOptions&
     picture.layers.push_back(std::move(info.value()));
   }
   picture.stats = engine.Stats();
+  picture.peak_bytes = PeakResidentBytes();
   Result<std::unique_ptr<const IndexBuilder>> builder = MakeIndexBuilder(options.index);
   if (!builder.ok()) return builder.status();
   const std::vector<SegmentInfo>& segments = picture.layers[layer].segments;
@@ -182,7 +185,8 @@ nlohmann::json ToJson(const Picture& picture, const Options& options) {
                          {"version", SWELL_VERSION},
                          {"preset", options.preset},
                          {"histogram_layer", options.layer},
-                         {"bytes_in_use", picture.stats.bytes_in_use}};
+                         {"bytes_in_use", picture.stats.bytes_in_use},
+                         {"peak_resident_bytes", picture.peak_bytes}};
   for (const LayerInfo& layer : picture.layers) {
     nlohmann::json segments = nlohmann::json::array();
     for (const SegmentInfo& segment : layer.segments) {
@@ -228,8 +232,9 @@ void PrintPicture(const Picture& picture, const Options& options) {
   }
   layers.Print(std::cout);
   std::cout << "In use by all layers, sinks and tails included: "
-            << FormatBytes(static_cast<double>(picture.stats.bytes_in_use)) << "\n\nSegments of layer " << options.layer
-            << "\n";
+            << FormatBytes(static_cast<double>(picture.stats.bytes_in_use))
+            << ". The process held at most: " << FormatBytes(static_cast<double>(picture.peak_bytes))
+            << "\n\nSegments of layer " << options.layer << "\n";
   Table segments({"first token", "tokens", "clusters", "K and V", "index", "owners"});
   for (const SegmentInfo& segment : picture.layers[options.layer].segments) {
     segments.Add({FormatCount(segment.first_token), FormatCount(segment.tokens), FormatCount(segment.clusters),
@@ -243,7 +248,7 @@ void PrintPicture(const Picture& picture, const Options& options) {
 Result<Picture> TakeSynthetic(const Options& options, const SequenceOptions& sequence_options) {
   SWELL_RETURN_IF_ERROR(CheckLayer(options.layer, options.layers));
   EngineOptions engine_options;
-  engine_options.shape = {options.layers, options.kv_heads, 1, options.head_dim, 0, DType::kFloat16};
+  engine_options.shape = {options.layers, options.kv_heads, 1, options.head_dim, 0, Storage(options.runtime)};
   engine_options.threads = options.runtime.threads;
   Result<std::unique_ptr<Engine>> engine = Engine::Open(engine_options);
   if (!engine.ok()) return engine.status();

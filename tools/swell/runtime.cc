@@ -1,10 +1,12 @@
 #include "tools/swell/runtime.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
 #include <numeric>
 #include <utility>
 
@@ -16,6 +18,8 @@
 namespace swell::cli {
 namespace {
 
+const std::map<std::string, DType> kStorages = {
+    {"float32", DType::kFloat32}, {"float16", DType::kFloat16}, {"bfloat16", DType::kBFloat16}, {"int8", DType::kInt8}};
 constexpr size_t kMaxTextBytes = size_t{256} << 20;
 constexpr int64_t kCopyTokens = 1024;
 
@@ -30,7 +34,7 @@ Status CopyLayer(Engine& engine, int32_t layer, SequenceId from, SequenceId to) 
   const Result<int64_t> length = engine.Length(from, layer);
   if (!length.ok()) return length.status();
   const ModelShape& shape = engine.shape();
-  const size_t row = static_cast<size_t>(shape.kv_heads) * shape.head_dim * DTypeSize(shape.storage);
+  const size_t row = static_cast<size_t>(shape.kv_heads) * shape.head_dim * DTypeSize(FetchDType(shape));
   std::vector<std::byte> keys(kCopyTokens * row), values(kCopyTokens * row);
   for (int64_t at = 0; at < length.value(); at += kCopyTokens) {
     std::vector<int64_t> positions(std::min(kCopyTokens, length.value() - at));
@@ -38,7 +42,7 @@ Status CopyLayer(Engine& engine, int32_t layer, SequenceId from, SequenceId to) 
     FetchItem fetch;
     fetch.sequence = from;
     fetch.tokens = positions;
-    fetch.dtype = shape.storage;
+    fetch.dtype = FetchDType(shape);
     fetch.keys = keys.data();
     fetch.values = values.data();
     Status status;
@@ -49,7 +53,7 @@ Status CopyLayer(Engine& engine, int32_t layer, SequenceId from, SequenceId to) 
     put.tokens = static_cast<int64_t>(positions.size());
     put.keys.data = keys.data();
     put.values.data = values.data();
-    put.keys.dtype = put.values.dtype = shape.storage;
+    put.keys.dtype = put.values.dtype = fetch.dtype;
     SWELL_RETURN_IF_ERROR(engine.Put(layer, {&put, 1}, {&status, 1}));
   }
   return OkStatus();
@@ -63,7 +67,19 @@ void AddRuntimeOptions(CLI::App& command, RuntimeOptions& options) {
   command.add_option("--threads", options.threads, "Threads, 0: all that there are")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+  command.add_option("--storage", options.storage, "How keys and values are kept")
+      ->check(CLI::IsMember(kStorages))
+      ->capture_default_str();
 }
+
+uint64_t PeakResidentBytes() {
+  rusage usage{};
+  return getrusage(RUSAGE_SELF, &usage) == 0 ? static_cast<uint64_t>(usage.ru_maxrss) * 1024 : 0;
+}
+
+DType Storage(const RuntimeOptions& options) { return kStorages.at(options.storage); }
+
+DType FetchDType(const ModelShape& shape) { return shape.storage == DType::kInt8 ? DType::kFloat32 : shape.storage; }
 
 std::string FindFile(const std::string& path) {
   if (path.empty() || path[0] == '/' || access(path.c_str(), F_OK) == 0) return path;
@@ -81,7 +97,7 @@ Result<std::unique_ptr<Runtime>> Runtime::Open(const RuntimeOptions& options, bo
   std::unique_ptr<Runtime> runtime(new Runtime);
   runtime->model_ = std::move(loaded.value());
   EngineOptions engine_options;
-  engine_options.shape = runtime->model_->EngineShape(DType::kFloat16);
+  engine_options.shape = runtime->model_->EngineShape(Storage(options));
   engine_options.threads = options.threads;
   engine_options.deterministic = deterministic;
   engine_options.audit_interval = 256;

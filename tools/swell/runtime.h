@@ -24,11 +24,19 @@ struct RuntimeOptions {
   std::string model = "data/SmolLM2-135M-Instruct.Q4_1.gguf";
   std::string adapter = "tools/assets/smollm2-135m-128k-lora.gguf";  // "none" for none
   int32_t threads = 0;                                               // 0: all that the process may use
+  std::string storage = "float16";                                   // of keys and values
 };
 void AddRuntimeOptions(CLI::App& command, RuntimeOptions& options);
+DType Storage(const RuntimeOptions& options);
+
+// What rows of an engine are fetched as: as they are stored, but int8 without its scales would say nothing.
+DType FetchDType(const ModelShape& shape);
 
 // `path` as it is, or, when nothing is there, the same path below the source tree that the program was built from.
 std::string FindFile(const std::string& path);
+
+// The most memory that this process has had in use so far.
+uint64_t PeakResidentBytes();
 
 // Not thread-safe.
 class Runtime {

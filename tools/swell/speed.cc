@@ -1,8 +1,6 @@
 // swell speed: reads a text and stops at several lengths to time a few tokens.
 #include "tools/swell/speed.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <chrono>
 #include <iostream>
@@ -42,11 +40,6 @@ Times TimesBetween(const model::Counters& before, const model::Counters& after, 
 
 double Since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-uint64_t PeakBytes() {
-  rusage usage{};
-  return getrusage(RUSAGE_SELF, &usage) == 0 ? static_cast<uint64_t>(usage.ru_maxrss) * 1024 : 0;
 }
 
 Result<SpeedPoint> MeasurePoint(Runtime& runtime, model::Session& session, std::span<const int32_t> text,
@@ -104,7 +97,7 @@ Status RunSpeed(Options options) {
     }
   }
   result.weight_bytes = runtime.model().weight_bytes();
-  result.peak_bytes = PeakBytes();
+  result.peak_bytes = PeakResidentBytes();
   std::cout << SpeedMarkdown(result);
   if (!options.json.empty()) SWELL_RETURN_IF_ERROR(report::WriteFile(options.json, SpeedJson(result)));
   if (!options.report.empty()) SWELL_RETURN_IF_ERROR(report::WriteFile(options.report, SpeedHtml(result)));

@@ -118,7 +118,7 @@ class QueryRecorder {
 Result<trace::TraceShape> MakeShape(const Runtime& runtime, const ModelShape& model, const Options& options,
                                     const Script& script) {
   trace::TraceShape shape;
-  shape.dtype = model.storage;
+  shape.dtype = FetchDType(model);
   shape.kv_heads = model.kv_heads;
   shape.query_heads = model.kv_heads * model.group;
   shape.head_dim = model.head_dim;
@@ -162,7 +162,8 @@ Status ReadAndDecode(Runtime& runtime, model::Session& session, const Script& sc
 Status AppendRows(Engine& engine, SequenceId sequence, int32_t layer, void* FetchItem::*rows, int64_t tokens,
                   report::FileWriter& writer) {
   const ModelShape& shape = engine.shape();
-  const int64_t row_bytes = int64_t{shape.kv_heads} * shape.head_dim * static_cast<int64_t>(DTypeSize(shape.storage));
+  const int64_t row_bytes =
+      int64_t{shape.kv_heads} * shape.head_dim * static_cast<int64_t>(DTypeSize(FetchDType(shape)));
   std::string bytes(static_cast<size_t>(kFetchTokens * row_bytes), '\0');
   for (int64_t at = 0; at < tokens; at += kFetchTokens) {
     std::vector<int64_t> positions(static_cast<size_t>(std::min(kFetchTokens, tokens - at)));
@@ -170,7 +171,7 @@ Status AppendRows(Engine& engine, SequenceId sequence, int32_t layer, void* Fetc
     FetchItem fetch;
     fetch.sequence = sequence;
     fetch.tokens = positions;
-    fetch.dtype = shape.storage;
+    fetch.dtype = FetchDType(shape);
     fetch.*rows = bytes.data();
     Status status;
     SWELL_RETURN_IF_ERROR(engine.Fetch(layer, {&fetch, 1}, {&status, 1}));

@@ -399,7 +399,7 @@ typedef struct swell_certificate {
   int64_t tokens_read;   /* exactly, by this head's KV head */
   int64_t bytes_read;    /* keys, values and meta index, by this head's KV head */
   float estimated_share; /* of the softmax mass */
-  float predicted_error; /* relative error of the output, |o - exact| / |exact|, predicted */
+  float predicted_error; /* relative error of the output, |o - exact| / |exact|, predicted: 0 or at least 0.001 */
 } swell_certificate;
 
 typedef struct swell_attend_args {

@@ -8,12 +8,12 @@
 #include <new>
 #include <type_traits>
 
+#include "lib/base/aligned.h"
+
 namespace swell::wave {
 
-constexpr size_t kCacheLineBytes = 64;
-
 struct AlignedDelete {
-  void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(kCacheLineBytes)); }
+  void operator()(void* memory) const { FreeOnCacheLine(memory); }
 };
 
 template <typename T>
@@ -23,8 +23,9 @@ using AlignedArray = std::unique_ptr<T[], AlignedDelete>;
 template <typename T>
 AlignedArray<T> AllocateAligned(int64_t count) {
   static_assert(std::is_trivial_v<T>);
-  const size_t bytes = static_cast<size_t>(count) * sizeof(T);
-  return AlignedArray<T>(static_cast<T*>(::operator new(bytes, std::align_val_t(kCacheLineBytes))));
+  void* memory = AllocateOnCacheLine(static_cast<size_t>(count) * sizeof(T));
+  if (memory == nullptr) throw std::bad_alloc();
+  return AlignedArray<T>(static_cast<T*>(memory));
 }
 
 }  // namespace swell::wave
