@@ -70,6 +70,11 @@ void AddRuntimeOptions(CLI::App& command, RuntimeOptions& options) {
   command.add_option("--storage", options.storage, "How keys and values are kept")
       ->check(CLI::IsMember(kStorages))
       ->capture_default_str();
+  command
+      .add_option("--audit-interval", options.audit_interval,
+                  "Every which call of a head is answered exactly as well, to calibrate the predicted error; 0: none")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->capture_default_str();
 }
 
 uint64_t PeakResidentBytes() {
@@ -100,7 +105,7 @@ Result<std::unique_ptr<Runtime>> Runtime::Open(const RuntimeOptions& options, bo
   engine_options.shape = runtime->model_->EngineShape(Storage(options));
   engine_options.threads = options.threads;
   engine_options.deterministic = deterministic;
-  engine_options.audit_interval = 256;
+  engine_options.audit_interval = options.audit_interval;
   Result<std::unique_ptr<Engine>> engine = Engine::Open(engine_options);
   if (!engine.ok()) return engine.status();
   runtime->engine_ = std::move(engine.value());

@@ -25,6 +25,7 @@ struct RuntimeOptions {
   std::string adapter = "tools/assets/smollm2-135m-128k-lora.gguf";  // "none" for none
   int32_t threads = 0;                                               // 0: all that the process may use
   std::string storage = "float16";                                   // of keys and values
+  int64_t audit_interval = 256;                                      // as in EngineOptions
 };
 void AddRuntimeOptions(CLI::App& command, RuntimeOptions& options);
 DType Storage(const RuntimeOptions& options);
