@@ -1,7 +1,8 @@
-// Decode steps of one layer on the device: 8 KV heads, group 4, head_dim 128, bfloat16, default options, all in device
-// memory. Prints a table.
+// Decode steps of one layer on the device, and building its index there: 8 KV heads, group 4, head_dim 128, bfloat16,
+// default options, all in device memory. Prints tables.
 //
-// usage: gpu_bench [--sdpa FILE] [TOKENS:BATCH ...]
+// usage: gpu_bench [--build] [--sdpa FILE] [TOKENS:BATCH ...]
+// --build prints the second table alone.
 // FILE has lines "TOKENS BATCH US": times of PyTorch's attention in the same run.
 #include <cstdio>
 #include <cstring>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "bench/gpu/baselines.h"
+#include "bench/gpu/build_timing.h"
 #include "bench/gpu/step_timing.h"
 #include "bench/gpu/timing.h"
 #include "cuda/device/device.h"
@@ -31,6 +33,19 @@ std::map<Size, double> ReadTimes(const char* path) {
   return times;
 }
 
+// Builds of a layer, and of as much as a prompt's chunk or a seal brings.
+void PrintBuilds() {
+  using namespace swell;
+  constexpr int64_t kLayer = 131072;
+  constexpr std::pair<int64_t, int64_t> kBuilds[] = {{kLayer, 2048}, {8192, 2048}, {2048, 2048}, {512, 512}};
+  const bench::SyntheticLayer content(kLayer);
+  std::printf("\n| tokens | segments of | build ms |\n| --- | --- | --- |\n");
+  for (const auto& [tokens, segment] : kBuilds) {
+    std::printf("| %lld | %lld | %.3f |\n", static_cast<long long>(tokens), static_cast<long long>(segment),
+                bench::TimeBuild(content, tokens, segment));
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -42,11 +57,15 @@ int main(int argc, char** argv) {
       sdpa = ReadTimes(argv[++i]);
       continue;
     }
+    if (std::strcmp(argv[i], "--build") == 0) {
+      PrintBuilds();
+      return 0;
+    }
     long long tokens = 0;
     int batch = 0;
     if (std::sscanf(argv[i], "%lld:%d", &tokens, &batch) != 2 || tokens < 1 || batch < 1 ||
         tokens % bench::kSegmentTokens != 0) {
-      std::fprintf(stderr, "usage: gpu_bench [--sdpa FILE] [TOKENS:BATCH ...]; TOKENS a multiple of 2048\n");
+      std::fprintf(stderr, "usage: gpu_bench [--build] [--sdpa FILE] [TOKENS:BATCH ...]; TOKENS a multiple of 2048\n");
       return 2;
     }
     sizes.emplace_back(tokens, batch);
@@ -82,5 +101,6 @@ int main(int argc, char** argv) {
                 roof, times.step_us / roof, stages.c_str(), times.tokens_read, times.error, times.predicted_error);
     std::fflush(stdout);
   }
+  PrintBuilds();
   return 0;
 }

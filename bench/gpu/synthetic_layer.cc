@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "bench/gpu/timing.h"
 #include "lib/base/convert.h"
 
 namespace swell::bench {
@@ -128,6 +129,25 @@ std::vector<std::shared_ptr<const cuda::DeviceSegment>> SyntheticLayer::Upload()
     segments[static_cast<size_t>(s)] = *std::move(segment);
   });
   return segments;
+}
+
+DeviceRows SyntheticLayer::UploadRows(int64_t tokens) const {
+  constexpr int64_t kStep = 1021;  // a prime: visits every row of a segment
+  const auto upload = [&](std::vector<uint16_t> Head::*rows) {
+    std::vector<uint16_t> host(static_cast<size_t>(tokens * kKvHeads * kHeadDim));
+    ForAll(tokens, [&](int64_t token) {
+      const int64_t row = token % kSegmentTokens * kStep % kSegmentTokens;
+      for (int64_t h = 0; h < kKvHeads; ++h) {
+        const auto from = (heads_[static_cast<size_t>(token / kSegmentTokens * kKvHeads + h)].*rows).begin();
+        std::copy_n(from + row * kHeadDim, kHeadDim, host.begin() + (token * kKvHeads + h) * kHeadDim);
+      }
+    });
+    auto memory = cuda::ReserveDevice(2 * host.size(), "rows");
+    Check(memory.status());
+    Check(cudaMemcpy(memory->get(), host.data(), 2 * host.size(), cudaMemcpyHostToDevice), "copy of rows");
+    return *std::move(memory);
+  };
+  return {upload(&Head::keys), upload(&Head::values)};
 }
 
 }  // namespace swell::bench

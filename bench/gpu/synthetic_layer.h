@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "cuda/step/device_memory.h"
 #include "cuda/step/segment.h"
 #include "swell/index.h"
 #include "swell/types.h"
@@ -18,12 +19,19 @@ constexpr int32_t kGroup = 4;
 constexpr int32_t kHeadDim = 128;
 constexpr int64_t kSegmentTokens = 2048;  // SequenceOptions::segment_tokens
 
+// Rows [tokens, kKvHeads, kHeadDim] in device memory.
+struct DeviceRows {
+  cuda::DeviceMemory keys, values;
+};
+
 class SyntheticLayer {
  public:
   // Builds the index of `tokens` (a multiple of kSegmentTokens) with all processors.
   explicit SyntheticLayer(int64_t tokens);
   // A copy in device memory, segment by segment.
   std::vector<std::shared_ptr<const cuda::DeviceSegment>> Upload() const;
+  // Its first `tokens`, those of a segment in another order than that of the index.
+  DeviceRows UploadRows(int64_t tokens) const;
   static HeadShape Shape();
   // bfloat16 queries under which the logits of this content deviate by about two nats.
   static std::vector<uint16_t> Queries(int64_t rows, uint32_t seed);

@@ -14,7 +14,9 @@ struct DeviceFree {
 };
 using DeviceMemory = std::unique_ptr<void, DeviceFree>;
 
-// Zeros; `what` names the allocation in the error. kResourceExhausted; kUnavailable.
+// Content is undefined; `what` names the allocation in the error. kResourceExhausted; kUnavailable.
+Result<DeviceMemory> ReserveDevice(size_t bytes, const char* what);
+// The same, zeros.
 Result<DeviceMemory> AllocateDevice(size_t bytes, const char* what);
 
 }  // namespace swell::cuda

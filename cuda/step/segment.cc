@@ -8,35 +8,16 @@
 #include <utility>
 
 #include "cuda/device/device.h"
+#include "cuda/step/device_memory.h"
+#include "cuda/step/segment_places.h"
 
 namespace swell::cuda {
 namespace {
-
-// Where the parts of one KV head lie in the allocation.
-struct HeadPlaces {
-  size_t rows = 0;
-  size_t tiles[kLevels] = {};
-  size_t value_means[kLevels] = {};
-  size_t frames[kLevels] = {};
-};
 
 size_t Reserve(size_t count, size_t* bytes) {
   const size_t place = *bytes;
   *bytes += (count + 127) / 128 * 128;
   return place;
-}
-
-template <int kHeadDim>
-HeadPlaces PlaceHead(const SegmentSource& source, size_t* bytes) {
-  HeadPlaces places;
-  places.rows = Reserve(static_cast<size_t>(source.rows.tokens) * TokenBytes(kHeadDim), bytes);
-  for (int level = 0; level < kLevels; ++level) {
-    const auto tiles = static_cast<size_t>(TilesOf(source.levels[level]->clusters));
-    places.tiles[level] = Reserve(tiles * sizeof(TileRecord<kHeadDim>), bytes);
-    places.value_means[level] = Reserve(tiles * kClusterTile * kHeadDim, bytes);
-    places.frames[level] = Reserve(sizeof(Frame<kHeadDim>), bytes);
-  }
-  return places;
 }
 
 // Tile `tile` of a view: from [head_dim / 4, kClusterTile, 4] to the order of fragments.
@@ -130,40 +111,60 @@ Status CheckSources(const HeadShape& shape, std::span<const SegmentSource> heads
 
 // Lays the segment out and copies it.
 template <int kHeadDim>
-Status WriteSegment(std::span<const SegmentSource> sources, std::byte** memory, size_t* bytes,
+Status WriteSegment(std::span<const SegmentSource> sources, std::shared_ptr<void>* memory, size_t* bytes,
                     std::vector<SegmentHead>* heads) {
   std::vector<HeadPlaces> places;
-  for (const SegmentSource& source : sources) places.push_back(PlaceHead<kHeadDim>(source, bytes));
+  for (const SegmentSource& source : sources) {
+    places.push_back(
+        PlaceHead(kHeadDim, source.rows.tokens, {source.levels[0]->clusters, source.levels[1]->clusters}, bytes));
+  }
   const std::unique_ptr<std::byte[]> host(new std::byte[*bytes]());
-  SWELL_RETURN_IF_ERROR(FromCuda(cudaMalloc(reinterpret_cast<void**>(memory), *bytes), "cudaMalloc of a segment"));
+  auto reserved = ReserveDevice(*bytes, "cudaMalloc of a segment");
+  if (!reserved.ok()) return reserved.status();
+  *memory = *std::move(reserved);
+  auto* device = static_cast<std::byte*>(memory->get());
   heads->resize(sources.size());
   for (size_t h = 0; h < sources.size(); ++h) {
-    WriteHead<kHeadDim>(sources[h], places[h], host.get(), *memory, (*heads)[h]);
+    WriteHead<kHeadDim>(sources[h], places[h], host.get(), device, (*heads)[h]);
   }
-  return FromCuda(cudaMemcpy(*memory, host.get(), *bytes, cudaMemcpyHostToDevice), "copy of a segment");
+  return FromCuda(cudaMemcpy(device, host.get(), *bytes, cudaMemcpyHostToDevice), "copy of a segment");
 }
 
 }  // namespace
 
 size_t TokenBytes(int32_t head_dim) { return 4 * static_cast<size_t>(head_dim); }
 
+size_t FrameBytes(int32_t head_dim) { return 2 * sizeof(float) * static_cast<size_t>(head_dim); }
+
 size_t TileBytes(int32_t head_dim) {
   return head_dim == 64 ? sizeof(TileRecord<64>) : head_dim == 128 ? sizeof(TileRecord<128>) : sizeof(TileRecord<256>);
+}
+
+HeadPlaces PlaceHead(int32_t head_dim, int64_t tokens, const int64_t (&clusters)[kLevels], size_t* bytes) {
+  HeadPlaces places;
+  places.rows = Reserve(static_cast<size_t>(tokens) * TokenBytes(head_dim), bytes);
+  for (int level = 0; level < kLevels; ++level) {
+    const auto tiles = static_cast<size_t>(TilesOf(clusters[level]));
+    places.tiles[level] = Reserve(tiles * TileBytes(head_dim), bytes);
+    places.value_means[level] = Reserve(tiles * kClusterTile * static_cast<size_t>(head_dim), bytes);
+    places.frames[level] = Reserve(FrameBytes(head_dim), bytes);
+  }
+  return places;
 }
 
 Result<std::shared_ptr<const DeviceSegment>> DeviceSegment::Upload(const HeadShape& shape,
                                                                    std::span<const SegmentSource> heads) try {
   SWELL_RETURN_IF_ERROR(CheckSources(shape, heads));
-  const std::shared_ptr<DeviceSegment> segment(new DeviceSegment());
+  std::shared_ptr<void> memory;
+  size_t bytes = 0;
+  std::vector<SegmentHead> on_device;
   const auto write = shape.head_dim == 64    ? &WriteSegment<64>
                      : shape.head_dim == 128 ? &WriteSegment<128>
                                              : &WriteSegment<256>;
-  SWELL_RETURN_IF_ERROR(write(heads, &segment->memory_, &segment->bytes_, &segment->heads_));
-  return std::shared_ptr<const DeviceSegment>(segment);
+  SWELL_RETURN_IF_ERROR(write(heads, &memory, &bytes, &on_device));
+  return std::make_shared<const DeviceSegment>(std::move(memory), bytes, std::move(on_device));
 } catch (const std::bad_alloc&) {
   return Status(StatusCode::kResourceExhausted, "copy of a segment: out of host memory", StatusDetail::kNoMemory);
 }
-
-DeviceSegment::~DeviceSegment() { cudaFree(memory_); }
 
 }  // namespace swell::cuda

@@ -1,14 +1,15 @@
 // A sealed segment of one layer in device memory: token records of every KV head, cluster by cluster, and their index
-// in the device's layout (layout.h), in one allocation.
+// in the device's layout (layout.h).
 //
-// Immutable; sequences that fork share it. Freed with its last owner: cudaFree waits for the work that reads it. Any
-// thread.
+// Immutable; sequences that fork share it. Its memory goes with the last owner (segments of one build share one
+// allocation): cudaFree waits for the work that reads it. Any thread.
 #ifndef SWELL_CUDA_STEP_SEGMENT_H_
 #define SWELL_CUDA_STEP_SEGMENT_H_
 
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "cuda/step/layout.h"
@@ -38,7 +39,9 @@ class DeviceSegment {
   // fit; kResourceExhausted; kUnavailable.
   static Result<std::shared_ptr<const DeviceSegment>> Upload(const HeadShape& shape,
                                                              std::span<const SegmentSource> heads);
-  ~DeviceSegment();
+  // What a builder wrote: `bytes` of `memory`, whose heads have equal tokens.
+  DeviceSegment(std::shared_ptr<void> memory, size_t bytes, std::vector<SegmentHead> heads)
+      : memory_(std::move(memory)), bytes_(bytes), heads_(std::move(heads)) {}
   DeviceSegment(const DeviceSegment&) = delete;
   DeviceSegment& operator=(const DeviceSegment&) = delete;
 
@@ -47,15 +50,15 @@ class DeviceSegment {
   size_t bytes() const { return bytes_; }
 
  private:
-  DeviceSegment() = default;
-  std::byte* memory_ = nullptr;
-  size_t bytes_ = 0;
-  std::vector<SegmentHead> heads_;
+  const std::shared_ptr<void> memory_;
+  const size_t bytes_;
+  const std::vector<SegmentHead> heads_;
 };
 
-// Bytes of a token record; of a tile record.
+// Bytes of a token record; of a tile record; of a frame.
 size_t TokenBytes(int32_t head_dim);
 size_t TileBytes(int32_t head_dim);
+size_t FrameBytes(int32_t head_dim);
 
 inline int64_t TilesOf(int64_t clusters) { return (clusters + kClusterTile - 1) / kClusterTile; }
 

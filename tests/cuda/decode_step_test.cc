@@ -110,6 +110,11 @@ class StepTest {
     ASSERT_TRUE(sequences_->AddSegment(sequence.id, 0, sequence.segments.back()->device).ok());
   }
 
+  void AddBuilt(HostSequence& sequence, int64_t tokens) {
+    sequence.segments.push_back(world_.BuildSegment(tokens));
+    ASSERT_TRUE(sequences_->AddSegment(sequence.id, 0, sequence.segments.back()->device).ok());
+  }
+
   void PoisonTail(int32_t id) {
     const Tail tail = DeviceVector<Tail>::ReadDevice(sequences_->tails() + id, 1)[0];
     ASSERT_EQ(cudaMemset(tail.rows, 0xff, 2 * tail.capacity * TokenBytes(test_.head_dim)), cudaSuccess);
@@ -302,6 +307,22 @@ TEST(DecodeStepTest, EveryRule) {
     HostSequence second = runner.Create({});
     HostSequence third = runner.Create({2048, 513, 64, 16});
     runner.SetBatch({&first, &second, &third});
+    for (int i = 0; i < 3; ++i) runner.Step();
+  }
+}
+
+TEST(DecodeStepTest, SegmentsBuiltOnTheDevice) {
+  if (NoDevice()) GTEST_SKIP() << "no CUDA device";
+  for (const Case& test : std::vector<Case>{{128, 4, DType::kBFloat16, Share(0.05F), "share"},
+                                            {128, 4, DType::kBFloat16, TwoLevels(), "two levels"},
+                                            {64, 3, DType::kFloat16, TwoLevels(), "two levels"},
+                                            {256, 2, DType::kBFloat16, Share(0.05F), "share"}}) {
+    StepTest runner(test, 2, kSeed + 5);
+    HostSequence first = runner.Create({600});
+    HostSequence second = runner.Create({});
+    for (const int64_t tokens : {2048, 1000, 2048}) runner.AddBuilt(first, tokens);
+    for (const int64_t tokens : {512, 90, 5}) runner.AddBuilt(second, tokens);
+    runner.SetBatch({&first, &second});
     for (int i = 0; i < 3; ++i) runner.Step();
   }
 }

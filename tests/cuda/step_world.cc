@@ -6,7 +6,9 @@
 #include <numeric>
 #include <utility>
 
+#include "cuda/build/segment_builder.h"
 #include "lib/base/convert.h"
+#include "tests/cuda/downloaded_index.h"
 
 namespace swell::cuda {
 
@@ -114,6 +116,34 @@ std::shared_ptr<HostSegment> StepWorld::MakeSegment(int64_t tokens, bool cluster
   auto device = DeviceSegment::Upload(shape, sources);
   EXPECT_TRUE(device.ok()) << device.status().message();
   segment->device = *std::move(device);
+  return segment;
+}
+
+std::shared_ptr<HostSegment> StepWorld::BuildSegment(int64_t tokens) {
+  const auto builder = SegmentBuilder::Make({.shape = shape, .kv_heads = kv_heads});
+  EXPECT_TRUE(builder.ok()) << builder.status().message();
+  std::vector<uint16_t> rows;
+  for (int32_t h = 0; h < kv_heads; ++h) {
+    const std::vector<uint16_t> head = ClusteredRows(tokens);
+    rows.insert(rows.end(), head.begin(), head.end());
+  }
+  DeviceVector<uint16_t> keys(rows), values(RandomRows(tokens * kv_heads, 1));
+  const auto build = (*builder)->Prepare({.keys = keys.data(),
+                                          .values = values.data(),
+                                          .token_stride = shape.head_dim,
+                                          .head_stride = tokens * shape.head_dim,
+                                          .segment_tokens = tokens,
+                                          .segments = 1});
+  EXPECT_TRUE(build.ok()) << build.status().message();
+  const Status enqueued = (*builder)->Enqueue(*build, nullptr);
+  EXPECT_TRUE(enqueued.ok()) << enqueued.message();
+  auto segments = (*builder)->Finish(*build, nullptr);
+  EXPECT_TRUE(segments.ok()) << segments.status().message();
+  auto segment = std::make_shared<HostSegment>();
+  segment->device = segments->front();
+  for (const SegmentHead& head : segment->device->heads()) {
+    segment->heads.push_back(DownloadHead(head, shape.head_dim));
+  }
   return segment;
 }
 

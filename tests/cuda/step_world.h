@@ -81,6 +81,8 @@ class StepWorld {
   // Rows around a few centres, as keys of a text are.
   std::vector<uint16_t> ClusteredRows(int64_t rows);
   std::shared_ptr<HostSegment> MakeSegment(int64_t tokens, bool clustered);
+  // The same, with clusters, built on the device.
+  std::shared_ptr<HostSegment> BuildSegment(int64_t tokens);
   std::vector<float> Floats(const std::vector<uint16_t>& rows) const;
 
   // Addresses of the token records that the last step of `layer` listed, by head.
