@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "tests/index/head_rows.h"
+#include "tests/index/key_world.h"
 #include "tests/support/allocations.h"
 
 namespace swell {
@@ -39,6 +39,34 @@ TEST_P(IndexNoMemory, EveryRefusalIsAStatus) {
     EXPECT_EQ(testing::Live().blocks, live.blocks);
   }
   EXPECT_GT(failed, 0);
+}
+
+// The same for the graph over all keys: building, adding, searching.
+TEST(GraphNoMemory, EveryRefusalIsAStatus) {
+  const KeyWorld world(DType::kFloat16, 32, RandomRows(60, 32, 5, 1));
+  const std::vector<float> queries = RandomQueries(20, 32, 1);
+  int failed = 0;
+  for (int allowed = 0;; ++allowed) {
+    ASSERT_LT(allowed, 5000);
+    const testing::LiveMemory live = testing::Live();
+    Status status;
+    {
+      const testing::Refusals refusals({.first = allowed});
+      auto index = BuildGraphIndex({}, world.Prefix(50), Sample(queries, 32));
+      status = index.status();
+      if (status.ok()) status = (*index)->Extend(world.table);
+      FoundKey found[5];
+      if (status.ok()) status = (*index)->Search(world.table, queries.data(), 1, 5, {}, found, nullptr);
+    }
+    EXPECT_EQ(testing::Live().blocks, live.blocks);
+    if (testing::AllocationsRefused() == 0) {
+      EXPECT_TRUE(status.ok()) << status.message();
+      break;
+    }
+    ++failed;
+    EXPECT_EQ(status.detail(), StatusDetail::kNoMemory);
+  }
+  EXPECT_GT(failed, 20);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, IndexNoMemory, ::testing::Values(IndexKind::kFlat, IndexKind::kWave));

@@ -17,7 +17,7 @@ set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/swell)
 
 # --- C++ layers -------------------------------------------------------------------------------------------------------
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/swell DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT Development
-  FILES_MATCHING PATTERN "*.h")
+  FILES_MATCHING PATTERN "*.h" PATTERN faiss_index.h EXCLUDE)
 install(TARGETS ${SWELL_LAYERS} EXPORT swell-cpp-targets
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT Development)
 install(EXPORT swell-cpp-targets NAMESPACE swell:: DESTINATION ${package_folder} COMPONENT Development)

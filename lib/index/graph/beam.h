@@ -1,0 +1,74 @@
+// Best-first search over a graph of keys with a pool of bounded size and a bounded number of comparisons.
+#ifndef SWELL_LIB_INDEX_GRAPH_BEAM_H_
+#define SWELL_LIB_INDEX_GRAPH_BEAM_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "lib/index/graph/adjacency.h"
+#include "lib/index/keys/key_rows.h"
+#include "swell/key_index.h"
+
+namespace swell::graph {
+
+struct Candidate {
+  float score = 0;  // larger is better
+  uint32_t key = kNoKey;
+  bool expanded = false;
+
+  // Higher score first, then the earlier key.
+  bool operator<(const Candidate& other) const { return score != other.score ? score > other.score : key < other.key; }
+};
+
+// What a score is besides the product of query and key.
+enum class Measure {
+  kProduct,   // q . k
+  kDistance,  // q . k - norm of k: with the query of Metric::Approach, nearest first
+};
+
+// One search at a time; its memory serves many.
+class Beam {
+ public:
+  // `pool` and `visits` 1 or more, up to 2^24. Throws std::bad_alloc.
+  Beam(const KeyTable& table, const Adjacency& adjacency, int64_t pool, int64_t visits);
+
+  // Begins a search among keys 0 .. keys.
+  void Start(const float* query, Measure measure, int64_t keys);
+  // Compares the query with keys that it was not compared with yet, as far as `visits` allows.
+  void Visit(std::span<const uint32_t> keys);
+  // Follows edges until nothing better is found.
+  void Run();
+
+  std::span<const Candidate> found() const { return pool_; }  // best first
+  int64_t visited() const { return visited_; }
+
+ private:
+  bool Mark(uint32_t key);  // false when it was marked before
+  void Offer(float score, uint32_t key);
+
+  const DType storage_;
+  const int32_t head_dim_;
+  const KeyRows rows_;
+  const Adjacency& adjacency_;
+  const size_t pool_size_;
+  const int64_t visits_;
+
+  const float* query_ = nullptr;
+  Measure measure_ = Measure::kProduct;
+  int64_t keys_ = 0;
+  int64_t visited_ = 0;
+  size_t next_ = 0;              // candidates before it are expanded
+  std::vector<Candidate> pool_;  // sorted
+  std::vector<uint64_t> marks_;  // hash table: search number in the upper half, key in the lower
+  uint64_t search_ = 0;
+  uint64_t mask_ = 0;
+  std::vector<uint32_t> neighbours_;  // of the key that is expanded
+  std::vector<uint32_t> batch_;       // keys to compare with
+  std::vector<KeyRow> batch_rows_;
+  std::vector<float> products_;
+};
+
+}  // namespace swell::graph
+
+#endif  // SWELL_LIB_INDEX_GRAPH_BEAM_H_
