@@ -153,7 +153,8 @@ TEST_P(KeyIndexContract, BadInputIsAStatusAndChangesNothing) {
   EXPECT_EQ(code(world.table, queries.data(), 2, 10, {.visits = 0}), StatusCode::kInvalidArgument);
   EXPECT_EQ(code(world.table, queries.data(), 0, 10, {}), StatusCode::kOk);
   for (const FoundKey& key : found) EXPECT_EQ(key.token, 77);
-  EXPECT_FALSE(kind().build(wrong, {}).ok() && wrong.head_dim % 16 != 0);
+  wrong.head_dim = 40;
+  EXPECT_EQ(kind().build(wrong, {}).status().code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(kind().build(few, {}).status().code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(kind().build(world.Prefix(0), {}).status().code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(index->Extend(world.Prefix(99)).code(), StatusCode::kInvalidArgument);

@@ -19,6 +19,7 @@ Command AddRun(CLI::App& program);
 Command AddChat(CLI::App& program);
 Command AddBench(CLI::App& program);
 Command AddFidelity(CLI::App& program);
+Command AddIndexBench(CLI::App& program);
 Command AddInspect(CLI::App& program);
 Command AddSpeed(CLI::App& program);
 Command AddTrace(CLI::App& program);
