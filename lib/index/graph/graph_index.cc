@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -20,6 +21,7 @@ namespace {
 // Best keys of an entry query that a search begins with, and the entry queries of which they are taken.
 constexpr int64_t kEntryKeys = 32;
 constexpr int64_t kEntriesUsed = 4;
+constexpr int64_t kMaxEntries = 1024;
 
 // Candidates for the neighbours of a key that no list links, and how many keys are compared for them.
 constexpr int64_t kAttachPool = 64;
@@ -208,12 +210,10 @@ void GraphIndex::Adopt(std::span<const Candidate> candidates, uint32_t key) {
 // Compares the query with the entry queries and visits the keys of those it resembles most.
 void GraphIndex::Enter(Beam& beam, const float* query, std::vector<std::pair<float, int64_t>>& order) const {
   const auto entries = static_cast<int64_t>(entry_queries_.size()) / head_dim_;
+  std::array<float, kMaxEntries> products;
+  BlockProducts(head_dim_, query, 1, entry_queries_.data(), entries, products.data(), entries);
   order.clear();
-  for (int64_t i = 0; i < entries; ++i) {
-    float product = 0;
-    BlockProducts(head_dim_, query, 1, &entry_queries_[i * head_dim_], 1, &product, 1);
-    order.emplace_back(-product, i);
-  }
+  for (int64_t i = 0; i < entries; ++i) order.emplace_back(-products[i], i);
   const auto used = std::min(kEntriesUsed, entries);
   std::partial_sort(order.begin(), order.begin() + used, order.end());
   for (int64_t i = 0; i < used; ++i)
@@ -278,7 +278,7 @@ Status ValidateOptions(const GraphOptions& options) {
   SWELL_RETURN_IF_ERROR(CheckOption("degree", options.degree, 8, kMaxDegree));
   SWELL_RETURN_IF_ERROR(CheckOption("list_keys", options.list_keys, 4, 1024));
   SWELL_RETURN_IF_ERROR(CheckOption("reach", options.reach, 1, 64));
-  SWELL_RETURN_IF_ERROR(CheckOption("entry_queries", options.entry_queries, 1, 1024));
+  SWELL_RETURN_IF_ERROR(CheckOption("entry_queries", options.entry_queries, 1, kMaxEntries));
   return CheckOption("max_queries", options.max_queries, 1, 65536);
 }
 
