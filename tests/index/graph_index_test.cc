@@ -32,7 +32,7 @@ void ExpectConnected(const KeyIndex& index, const KeyTable& keys) {
 
 TEST(GraphIndexTest, EveryKeyIsReached) {
   for (const int64_t queries : {0, 1, 30, 400}) {
-    for (const int64_t tokens : {1, 2, 5, 33, 700}) {
+    for (const int64_t tokens : {1, 2, 5, 33, 500}) {
       SCOPED_TRACE(testing::Message() << "seed " << kSeed << ", tokens " << tokens << ", queries " << queries);
       const KeyWorld world(DType::kFloat16, kHeadDim, RandomRows(tokens, kHeadDim, 9, kSeed), 6, true, kSeed);
       const auto index = Build({}, world.Prefix((tokens + 1) / 2), RandomQueries(queries, kHeadDim, kSeed));
@@ -47,8 +47,8 @@ TEST(GraphIndexTest, EveryKeyIsReached) {
 // No key is nearer than another, and few slots: every edge that leads to a new key is one of the reserved ones.
 TEST(GraphIndexTest, IdenticalKeysAreReached) {
   for (const float value : {0.0F, 2.0F}) {
-    const KeyWorld world(DType::kFloat16, kHeadDim, std::vector<float>(1500 * kHeadDim, value));
-    const auto index = Build({.degree = 8}, world.Prefix(700), RandomQueries(50, kHeadDim, kSeed));
+    const KeyWorld world(DType::kFloat16, kHeadDim, std::vector<float>(900 * kHeadDim, value));
+    const auto index = Build({.degree = 8}, world.Prefix(400), RandomQueries(50, kHeadDim, kSeed));
     ASSERT_NE(index, nullptr);
     ASSERT_TRUE(index->Extend(world.table).ok());
     ExpectConnected(*index, world.table);
@@ -107,10 +107,10 @@ TEST(GraphIndexTest, VisitsAndBytesAreBounded) {
 
 // The graph that knows the queries finds what one that knows only keys does not, with the same pool.
 TEST(GraphIndexTest, QueriesOfItsKindAreServedBetter) {
-  std::vector<float> rows = RandomRows(3000, kHeadDim, 0, kSeed);
+  std::vector<float> rows = RandomRows(2000, kHeadDim, 0, kSeed);
   const KeyWorld world(DType::kFloat32, kHeadDim, rows);
   const auto plain = Build({}, world.table, {});
-  const auto aware = Build({}, world.table, RandomQueries(1500, kHeadDim, kSeed));
+  const auto aware = Build({}, world.table, RandomQueries(1000, kHeadDim, kSeed));
   ASSERT_TRUE(plain != nullptr && aware != nullptr);
   const std::vector<float> queries = RandomQueries(40, kHeadDim, kSeed + 1);
   const SearchEffort effort{.pool = 60};

@@ -57,12 +57,12 @@ class KeyIndexContract : public testing::TestWithParam<std::tuple<Kind, DType>> 
 constexpr SearchEffort kMuch{.pool = 400, .visits = 1 << 20};
 
 TEST_P(KeyIndexContract, FindsTheBestKeys) {
-  const KeyWorld world(Storage(), kHeadDim, RandomRows(1500, kHeadDim, 40, kSeed), 8, true, kSeed);
+  const KeyWorld world(Storage(), kHeadDim, RandomRows(1000, kHeadDim, 40, kSeed), 8, true, kSeed);
   const auto index = Build(world.table, RandomQueries(300, kHeadDim, kSeed));
   ASSERT_NE(index, nullptr);
   EXPECT_EQ(index->tokens(), world.tokens());
   EXPECT_GT(index->bytes(), 0U);
-  EXPECT_GE(Recall(*index, world, RandomQueries(40, kHeadDim, kSeed + 1), 50, kMuch), kind().recall);
+  EXPECT_GE(Recall(*index, world, RandomQueries(20, kHeadDim, kSeed + 1), 50, kMuch), kind().recall);
 }
 
 // What comes back is sorted, without repeats, with true products, and the rest is marked as unused.
@@ -169,7 +169,7 @@ TEST_P(KeyIndexContract, AddedKeysAreFound) {
     ASSERT_TRUE(index->Extend(world.Prefix(tokens)).ok());
     EXPECT_EQ(index->tokens(), tokens);
   }
-  EXPECT_GE(Recall(*index, world, RandomQueries(40, kHeadDim, kSeed + 2), 50, kMuch), kind().recall);
+  EXPECT_GE(Recall(*index, world, RandomQueries(20, kHeadDim, kSeed + 2), 50, kMuch), kind().recall);
 }
 
 TEST_P(KeyIndexContract, SearchWhileKeysAreAdded) {
@@ -206,12 +206,20 @@ std::string NameOf(const testing::TestParamInfo<std::tuple<Kind, DType>>& test) 
   return std::get<0>(test.param).name + "_" + names[static_cast<int>(std::get<1>(test.param))];
 }
 
-// FAISS gets keys as float32 whatever they are stored in: one dtype shows all.
+// FAISS gets keys as float32 whatever they are stored in: one dtype shows all. ThreadSanitizer does not know what
+// GCC's OpenMP, which FAISS uses, waits for.
+#ifdef __SANITIZE_THREAD__
+constexpr bool kTestFaiss = false;
+#else
+constexpr bool kTestFaiss = true;
+#endif
+
 std::vector<std::tuple<Kind, DType>> AllKinds() {
   std::vector<std::tuple<Kind, DType>> all;
   for (const Kind& kind : kKinds) {
-    all.emplace_back(kind, DType::kFloat16);
-    if (kind.name != "flat" && kind.name != "graph") continue;
+    const bool is_faiss = kind.name != "flat" && kind.name != "graph";
+    if (!is_faiss || kTestFaiss) all.emplace_back(kind, DType::kFloat16);
+    if (is_faiss) continue;
     for (const DType storage : {DType::kFloat32, DType::kBFloat16, DType::kInt8}) all.emplace_back(kind, storage);
   }
   return all;
