@@ -65,7 +65,7 @@ struct RetrievalOptions {
   int64_t max_open_tokens = 262144;  // > 0: ceiling on the tokens that open_share opens
   float estimate_share = 1.0F;       // [0, 1] of all clusters: how many of those not read are estimated
   Ranking ranking = Ranking::kOptimistic;
-  float kappa = 1.0F;           // weight of sigma in the ranking, >= 0
+  float kappa = 2.0F;           // weight of sigma in the ranking, >= 0; docs/measurements.md, "Ablation"
   bool correct = true;          // second-order correction of the estimate
   int64_t floor_tokens = 1024;  // at least so many tokens are read exactly per KV head, steady zone included
   std::vector<BudgetOverride> overrides;
