@@ -54,6 +54,19 @@ double ReadBandwidth() {
   return static_cast<double>(kBytes) / us / 1000;
 }
 
+double HostBandwidth() {
+  constexpr size_t kBytes = size_t{1} << 30;
+  void *memory = nullptr, *host = nullptr;
+  Check(cudaMalloc(&memory, kBytes), "cudaMalloc");
+  Check(cudaHostAlloc(&host, kBytes, cudaHostAllocDefault), "cudaHostAlloc");
+  const double us = TimeGraph([&](cudaStream_t stream) {
+    Check(cudaMemcpyAsync(memory, host, kBytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+  });
+  cudaFree(memory);
+  cudaFreeHost(host);
+  return static_cast<double>(kBytes) / us / 1000;
+}
+
 double FullAttention(int64_t tokens, int32_t batch) {
   constexpr int32_t kKvHeads = 8, kGroup = 4, kHeadDim = 128;
   const int32_t heads = batch * kKvHeads;

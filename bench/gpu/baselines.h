@@ -13,6 +13,9 @@ void FillWithNumbers(void* to, size_t bytes);
 // GB/s of reading 4 GiB, median.
 double ReadBandwidth();
 
+// GB/s of copying 1 GiB of pinned host memory to the device, median.
+double HostBandwidth();
+
 // us of exact decode attention over all tokens, by Swell's own kernel: 8 KV heads, group 4, head_dim 128, bfloat16.
 double FullAttention(int64_t tokens, int32_t batch);
 

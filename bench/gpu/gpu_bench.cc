@@ -1,8 +1,8 @@
-// Decode steps of one layer on the device, and building its index there: 8 KV heads, group 4, head_dim 128, bfloat16,
-// default options, all in device memory. Prints tables.
+// Decode steps of one layer on the device, with rows in device memory and in host memory, and building its index there:
+// 8 KV heads, group 4, head_dim 128, bfloat16, default options. Prints tables.
 //
-// usage: gpu_bench [--build] [--sdpa FILE] [TOKENS:BATCH ...]
-// --build prints the second table alone.
+// usage: gpu_bench [--build | --buffer] [--sdpa FILE] [TOKENS:BATCH ...]
+// --build prints the table of builds alone, --buffer that of steps with rows in host memory.
 // FILE has lines "TOKENS BATCH US": times of PyTorch's attention in the same run.
 #include <cstdio>
 #include <cstring>
@@ -46,6 +46,31 @@ void PrintBuilds() {
   }
 }
 
+// Steps with all rows in host memory, at the hit ratios that walking queries bring.
+void PrintBuffered(const std::map<Size, double>& sdpa) {
+  using namespace swell;
+  constexpr double kCacheShare = 0.05;
+  const std::vector<double> walks = {0.5, 0.9, 0.98, 0.995};
+  const double link = bench::HostBandwidth();
+  std::printf("\nhost to device %.1f GB/s; cache of %.0f %%\n\n", link, 100 * kCacheShare);
+  std::printf("| context, batch | correlation | hit ratio | step us | SDPA / step | host bytes' time us |\n");
+  std::printf("| --- | --- | --- | --- | --- | --- |\n");
+  std::unique_ptr<bench::SyntheticLayer> content;
+  int64_t content_tokens = 0;
+  for (const auto& [tokens, batch] : {Size{131072, 1}, Size{131072, 4}, Size{131072, 16}, Size{1048576, 1}}) {
+    if (content_tokens != tokens) content = std::make_unique<bench::SyntheticLayer>(tokens);
+    content_tokens = tokens;
+    const auto found = sdpa.find({tokens, batch});
+    const double reference = found != sdpa.end() ? found->second : 0;
+    for (const auto& times : bench::TimeBufferedStep(*content, tokens, batch, kCacheShare, walks)) {
+      std::printf("| %lldK, %d | %.3f | %.3f | %.1f | %.1f | %.1f |\n", static_cast<long long>(tokens / 1024), batch,
+                  times.walk, times.hit_ratio, times.step_us, reference / times.step_us,
+                  times.host_bytes / link / 1000);
+    }
+    std::fflush(stdout);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -61,11 +86,17 @@ int main(int argc, char** argv) {
       PrintBuilds();
       return 0;
     }
+    if (std::strcmp(argv[i], "--buffer") == 0) {
+      PrintBuffered(sdpa);
+      return 0;
+    }
     long long tokens = 0;
     int batch = 0;
     if (std::sscanf(argv[i], "%lld:%d", &tokens, &batch) != 2 || tokens < 1 || batch < 1 ||
         tokens % bench::kSegmentTokens != 0) {
-      std::fprintf(stderr, "usage: gpu_bench [--build] [--sdpa FILE] [TOKENS:BATCH ...]; TOKENS a multiple of 2048\n");
+      std::fprintf(
+          stderr,
+          "usage: gpu_bench [--build | --buffer] [--sdpa FILE] [TOKENS:BATCH ...]; TOKENS a multiple of 2048\n");
       return 2;
     }
     sizes.emplace_back(tokens, batch);
@@ -101,6 +132,7 @@ int main(int argc, char** argv) {
                 roof, times.step_us / roof, stages.c_str(), times.tokens_read, times.error, times.predicted_error);
     std::fflush(stdout);
   }
+  PrintBuffered(sdpa);
   PrintBuilds();
   return 0;
 }

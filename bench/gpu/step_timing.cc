@@ -40,8 +40,18 @@ class Buffer {
 // Layers with the same content at different addresses, and a query for each step of the graph.
 class Rig {
  public:
-  Rig(const SyntheticLayer& content, int64_t tokens, int32_t batch, int32_t layers)
+  // `cache_share` of the rows' bytes cached on the device, the rows in host memory; 0: all in device memory.
+  Rig(const SyntheticLayer& content, int64_t tokens, int32_t batch, int32_t layers, double cache_share = 0)
       : tokens_(tokens), batch_(batch), layers_(layers) {
+    if (cache_share > 0) {
+      const auto rows = static_cast<double>(tokens * batch * kKvHeads * layers);
+      const double bytes = rows * static_cast<double>(cuda::TokenBytes(kHeadDim));
+      auto buffer = cuda::WaveBuffer::Make({.head_dim = kHeadDim,
+                                            .home_bytes = static_cast<uint64_t>(bytes),
+                                            .cache_bytes = static_cast<uint64_t>(cache_share * bytes)});
+      Check(buffer.status());
+      buffer_ = *std::move(buffer);
+    }
     auto sequences = cuda::Sequences::Make({.layers = layers,
                                             .kv_heads = kKvHeads,
                                             .head_dim = kHeadDim,
@@ -53,7 +63,7 @@ class Rig {
       Check(sequences_->Create().status());
       ids_.push_back(s);
       for (int32_t layer = 0; layer < layers; ++layer) {
-        for (auto& segment : content.Upload()) Check(sequences_->AddSegment(s, layer, std::move(segment)));
+        for (auto& segment : content.Upload()) Check(sequences_->AddSegment(s, layer, Home(std::move(segment))));
       }
     }
     RetrievalOptions retrieval;
@@ -79,6 +89,7 @@ class Rig {
     options.max_tokens = tokens_ * batch_;
     options.max_sequence_tokens = tokens_;
     options.retrieval = retrieval;
+    options.buffer = buffer_;
     auto step = cuda::DecodeStep::Make(options, sequences_.get());
     Check(step.status());
     for (int32_t layer = 0; layer < layers_; ++layer) Check((*step)->SetBatch(layer, ids_, nullptr));
@@ -130,12 +141,63 @@ class Rig {
     }
   }
 
+  // Queries of successive steps of a layer have the correlation `walk`.
+  BufferedTimes TimeWalk(double walk) const {
+    constexpr int kWarmUp = 40, kRuns = 15;
+    const int64_t elements = int64_t{batch_} * kKvHeads * kGroup * kHeadDim;
+    std::vector<std::vector<float>> of_layer;
+    uint32_t seed = 1000;
+    for (int32_t layer = 0; layer < layers_; ++layer) {
+      of_layer.push_back(SyntheticLayer::QueryFloats(elements / kHeadDim, ++seed));
+    }
+    cuda::BufferCounters before = {};
+    const auto advance = [&](int run) {
+      if (run == 0) before = Counters();
+      for (int i = 0; i < kStepsOfGraph; ++i) {
+        std::vector<float>& query = of_layer[static_cast<size_t>(i % layers_)];
+        const std::vector<float> step = SyntheticLayer::QueryFloats(elements / kHeadDim, ++seed);
+        const auto keep = static_cast<float>(walk), add = static_cast<float>(std::sqrt(1 - walk * walk));
+        for (size_t e = 0; e < query.size(); ++e) query[e] = keep * query[e] + add * step[e];
+        const std::vector<uint16_t> rows = SyntheticLayer::ToRows(query);
+        Check(cudaMemcpy(queries_[static_cast<size_t>(i)]->get(), rows.data(), 2 * rows.size(), cudaMemcpyHostToDevice),
+              "copy of queries");
+      }
+    };
+    const auto launch = [&](cudaStream_t stream) {
+      for (int i = 0; i < kStepsOfGraph; ++i) Check(step_->Launch(i % layers_, Call(i), stream));
+    };
+    BufferedTimes times;
+    times.walk = walk;
+    times.step_us = TimeGraph(launch, advance, kWarmUp, kRuns) / kStepsOfGraph;
+    const cuda::BufferCounters after = Counters();
+    const auto hits = static_cast<double>(after.hits - before.hits);
+    const auto misses = static_cast<double>(after.misses - before.misses);
+    times.hit_ratio = hits / (hits + misses);
+    times.host_bytes = misses * static_cast<double>(cuda::TokenBytes(kHeadDim)) / (kRuns * kStepsOfGraph);
+    return times;
+  }
+
   cuda::DecodeStep& step() const { return *step_; }
 
  private:
+  cuda::SegmentPointer Home(cuda::SegmentPointer segment) const {
+    if (buffer_ == nullptr) return segment;
+    auto moved = buffer_->MoveHome(*segment, nullptr);
+    Check(moved.status());
+    Check(cudaStreamSynchronize(nullptr), "copy of a segment");
+    return *std::move(moved);
+  }
+
+  cuda::BufferCounters Counters() const {
+    const auto counters = buffer_->Counters(nullptr);
+    Check(counters.status());
+    return *counters;
+  }
+
   const int64_t tokens_;
   const int32_t batch_;
   const int32_t layers_;
+  std::shared_ptr<cuda::WaveBuffer> buffer_;
   std::unique_ptr<cuda::Sequences> sequences_;
   std::unique_ptr<cuda::DecodeStep> step_;
   std::vector<int32_t> ids_;
@@ -156,15 +218,27 @@ double MeanError(const std::vector<float>& actual, const std::vector<float>& exp
   return sum * kHeadDim / static_cast<double>(actual.size());
 }
 
-}  // namespace
-
-StepTimes TimeStep(const SyntheticLayer& content, int64_t tokens, int32_t batch) {
+// Layers that a round must visit to read four times the L2 cache.
+int32_t LayersOf(int64_t tokens, int32_t batch) {
   // A step reads about a quarter of a kilobyte a token of a layer with eight heads.
   cudaDeviceProp properties;
   Check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
   const double touched = 256.0 * static_cast<double>(tokens) * batch;
-  const auto layers = static_cast<int32_t>(std::ceil(4.0 * properties.l2CacheSize / touched));
-  const Rig rig(content, tokens, batch, layers);
+  return static_cast<int32_t>(std::ceil(4.0 * properties.l2CacheSize / touched));
+}
+
+}  // namespace
+
+std::vector<BufferedTimes> TimeBufferedStep(const SyntheticLayer& content, int64_t tokens, int32_t batch,
+                                            double cache_share, const std::vector<double>& walks) {
+  const Rig rig(content, tokens, batch, LayersOf(tokens, batch), cache_share);
+  std::vector<BufferedTimes> times;
+  for (const double walk : walks) times.push_back(rig.TimeWalk(walk));
+  return times;
+}
+
+StepTimes TimeStep(const SyntheticLayer& content, int64_t tokens, int32_t batch) {
+  const Rig rig(content, tokens, batch, LayersOf(tokens, batch));
   StepTimes times;
   RetrievalOptions everything;
   everything.retrieve_share = 1;

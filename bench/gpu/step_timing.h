@@ -3,6 +3,7 @@
 #define SWELL_BENCH_GPU_STEP_TIMING_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "bench/gpu/synthetic_layer.h"
 #include "swell/engine.h"
@@ -22,6 +23,18 @@ struct StepTimes {
 
 // `tokens` in each of `batch` sequences, default options; layers in rotation until a round is four times the L2 cache.
 StepTimes TimeStep(const SyntheticLayer& content, int64_t tokens, int32_t batch);
+
+struct BufferedTimes {
+  double walk = 0;       // correlation of a query with that of the step before
+  double hit_ratio = 0;  // of the token records that live in host memory
+  double step_us = 0;
+  double host_bytes = 0;  // read from host memory, of a step
+};
+
+// The same with all rows in host memory and `cache_share` of their bytes cached on the device, for queries that walk: a
+// time for each correlation.
+std::vector<BufferedTimes> TimeBufferedStep(const SyntheticLayer& content, int64_t tokens, int32_t batch,
+                                            double cache_share, const std::vector<double>& walks);
 
 }  // namespace swell::bench
 

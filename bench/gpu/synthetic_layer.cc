@@ -31,12 +31,6 @@ void ForAll(int64_t count, const Body& body) {
   for (std::thread& thread : threads) thread.join();
 }
 
-std::vector<uint16_t> ToBFloat16(const std::vector<float>& floats) {
-  std::vector<uint16_t> rows(floats.size());
-  ConvertFromFloat(floats.data(), static_cast<int64_t>(floats.size()), DType::kBFloat16, rows.data());
-  return rows;
-}
-
 std::vector<uint16_t> Reorder(const std::vector<uint16_t>& rows, std::span<const uint16_t> order) {
   std::vector<uint16_t> result;
   result.reserve(rows.size());
@@ -73,11 +67,17 @@ HeadShape SyntheticLayer::Shape() {
           .storage = DType::kBFloat16};
 }
 
-std::vector<uint16_t> SyntheticLayer::Queries(int64_t rows, uint32_t seed) {
+std::vector<uint16_t> SyntheticLayer::ToRows(const std::vector<float>& floats) {
+  std::vector<uint16_t> rows(floats.size());
+  ConvertFromFloat(floats.data(), static_cast<int64_t>(floats.size()), DType::kBFloat16, rows.data());
+  return rows;
+}
+
+std::vector<float> SyntheticLayer::QueryFloats(int64_t rows, uint32_t seed) {
   Normal normal(seed);
   std::vector<float> floats(static_cast<size_t>(rows * kHeadDim));
   for (float& x : floats) x = kQueryLength * normal();
-  return ToBFloat16(floats);
+  return floats;
 }
 
 void SyntheticLayer::Fill(int64_t segment, int32_t head) {
@@ -90,7 +90,7 @@ void SyntheticLayer::Fill(int64_t segment, int32_t head) {
     for (int32_t i = 0; i < kHeadDim; ++i) keys.push_back(centre[i] + kDeviation * normal());
   }
   for (float& x : values) x = normal();
-  const std::vector<uint16_t> key_rows = ToBFloat16(keys), value_rows = ToBFloat16(values);
+  const std::vector<uint16_t> key_rows = ToRows(keys), value_rows = ToRows(values);
   const KvRun run{.keys = key_rows.data(), .values = value_rows.data(), .tokens = kSegmentTokens};
   const auto builder = MakeIndexBuilder({});
   auto index = (*builder)->Build(Shape(), {&run, 1});

@@ -34,7 +34,9 @@ class SyntheticLayer {
   DeviceRows UploadRows(int64_t tokens) const;
   static HeadShape Shape();
   // bfloat16 queries under which the logits of this content deviate by about two nats.
-  static std::vector<uint16_t> Queries(int64_t rows, uint32_t seed);
+  static std::vector<uint16_t> Queries(int64_t rows, uint32_t seed) { return ToRows(QueryFloats(rows, seed)); }
+  static std::vector<float> QueryFloats(int64_t rows, uint32_t seed);
+  static std::vector<uint16_t> ToRows(const std::vector<float>& floats);
 
  private:
   struct Head {

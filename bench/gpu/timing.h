@@ -30,9 +30,10 @@ inline double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Median us of `repeats` runs of enqueue(stream) as a CUDA graph.
-template <typename Enqueue>
-double TimeGraph(const Enqueue& enqueue, int repeats = 15) {
+// Median us of `repeats` runs of enqueue(stream) as a CUDA graph after `warm_up` others; before each,
+// prepare(i) is called, i from -warm_up on.
+template <typename Enqueue, typename Prepare>
+double TimeGraph(const Enqueue& enqueue, const Prepare& prepare, int warm_up, int repeats = 15) {
   cudaStream_t stream;
   cudaGraph_t graph;
   cudaGraphExec_t runnable;
@@ -45,14 +46,15 @@ double TimeGraph(const Enqueue& enqueue, int repeats = 15) {
   Check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
   Check(cudaGraphInstantiate(&runnable, graph, 0), "cudaGraphInstantiate");
   std::vector<double> times;
-  for (int i = 0; i < repeats + 3; ++i) {
+  for (int i = -warm_up; i < repeats; ++i) {
+    prepare(i);
     Check(cudaEventRecord(begin, stream), "cudaEventRecord");
     Check(cudaGraphLaunch(runnable, stream), "cudaGraphLaunch");
     Check(cudaEventRecord(end, stream), "cudaEventRecord");
     Check(cudaEventSynchronize(end), "cudaEventSynchronize");
     float milliseconds = 0;
     Check(cudaEventElapsedTime(&milliseconds, begin, end), "cudaEventElapsedTime");
-    if (i >= 3) times.push_back(1000.0 * milliseconds);  // the first ones warm up
+    if (i >= 0) times.push_back(1000.0 * milliseconds);
   }
   cudaGraphExecDestroy(runnable);
   cudaGraphDestroy(graph);
@@ -60,6 +62,12 @@ double TimeGraph(const Enqueue& enqueue, int repeats = 15) {
   cudaEventDestroy(end);
   cudaStreamDestroy(stream);
   return Median(times);
+}
+
+template <typename Enqueue>
+double TimeGraph(const Enqueue& enqueue) {
+  return TimeGraph(
+      enqueue, [](int) {}, 3);
 }
 
 }  // namespace swell::bench

@@ -154,7 +154,8 @@ Result<std::vector<std::shared_ptr<const DeviceSegment>>> SegmentBuilder::Finish
       heads.push_back({.rows = {head + build.places.rows, build.rows.segment_tokens},
                        .tiles = {head + build.places.tiles[0], head + build.places.tiles[1]},
                        .clusters = {clusters, TilesOf(clusters)},
-                       .largest_cluster = built[task].largest});
+                       .largest_cluster = built[task].largest,
+                       .index_bytes = build.places.index_bytes});
     }
     segments.push_back(std::make_shared<const DeviceSegment>(build.memory, heads.size() * build.head_bytes, heads));
   }

@@ -74,6 +74,16 @@ __device__ __forceinline__ const std::byte* ShuffleAddress(const std::byte* addr
   return reinterpret_cast<const std::byte*>(bits);
 }
 
+__device__ __forceinline__ const std::byte* RecordOfEntry(const std::byte* entry) {
+  return reinterpret_cast<const std::byte*>(reinterpret_cast<uint64_t>(entry) & kAddressBits);
+}
+
+// Where the record of an entry is to be written on the way; null: nowhere.
+__device__ __forceinline__ std::byte* TargetOfEntry(const BufferView& buffer, const std::byte* entry) {
+  const int32_t slot = SlotOfEntry(reinterpret_cast<uint64_t>(entry));
+  return slot < 0 ? nullptr : buffer.cache + static_cast<int64_t>(slot) * buffer.record_bytes;
+}
+
 // Adds the listed tokens of the part; this is warp `warp` of `warps` that do.
 template <typename T, int kHeadDim, int kBlocks>
 __device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& task, const T* queries, int stride,
@@ -97,7 +107,7 @@ __device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& tas
   const auto load_keys = [&](const std::byte* address) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
-      const std::byte* record = ShuffleAddress(address, 8 * n + g);
+      const std::byte* record = RecordOfEntry(ShuffleAddress(address, 8 * n + g));
 #pragma unroll
       for (int j = 0; j < kHeadDim / 32; ++j) keys[n][j] = LoadOnce(record + 64 * j + 16 * t);
     }
@@ -105,18 +115,44 @@ __device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& tas
   const auto load_values = [&](const std::byte* address) {
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      const std::byte* record = ShuffleAddress(address, 2 * t + k / 2 * 8 + k % 2) + 2 * kHeadDim;
+      const std::byte* record = RecordOfEntry(ShuffleAddress(address, 2 * t + k / 2 * 8 + k % 2)) + 2 * kHeadDim;
 #pragma unroll
       for (int i = 0; i < kHeadDim / 64; ++i) values[k][i] = LoadOnce(record + 128 * i + 16 * g);
     }
   };
+  // What came from home is written to its slot from the registers.
+  const auto admit_keys = [&](const std::byte* entry) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      std::byte* target = TargetOfEntry(args.buffer, ShuffleAddress(entry, 8 * n + g));
+      if (target == nullptr) continue;
+#pragma unroll
+      for (int j = 0; j < kHeadDim / 32; ++j) *reinterpret_cast<uint4*>(target + 64 * j + 16 * t) = keys[n][j];
+    }
+  };
+  const auto admit_values = [&](const std::byte* entry) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      std::byte* target = TargetOfEntry(args.buffer, ShuffleAddress(entry, 2 * t + k / 2 * 8 + k % 2));
+      if (target == nullptr) continue;
+#pragma unroll
+      for (int i = 0; i < kHeadDim / 64; ++i) {
+        *reinterpret_cast<uint4*>(target + 2 * kHeadDim + 128 * i + 16 * g) = values[k][i];
+      }
+    }
+  };
   load_keys(next);
   load_values(next);
+  const auto any_admitted = [](const std::byte* entry) {
+    return __any_sync(kAllLanes, SlotOfEntry(reinterpret_cast<uint64_t>(entry)) >= 0) != 0;
+  };
+  bool admits = any_admitted(next);
   next = address_of(tile + warps);
   for (; tile < end; tile += warps) {
     // Keys and values of the next tile are asked for as soon as this one's are used.
     const bool more = tile + warps < end;
     const std::byte* after = address_of(tile + 2 * warps);
+    if (admits) admit_keys(address_of(tile));
     float scores[2][4] = {};
 #pragma unroll
     for (int j = 0; j < kHeadDim / 32; ++j) {
@@ -130,8 +166,10 @@ __device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& tas
     if (more) load_keys(next);
     const auto left = static_cast<int>(min(int64_t{kTokenTile}, tokens - tile * kTokenTile));
     SoftmaxTile(args.scale * kLog2E, left, task.queries, scores, state);
+    if (admits) admit_values(address_of(tile));
     AddValues<T>(scores, values, state);
     if (more) load_values(next);
+    admits = any_admitted(next);
     next = after;
   }
   state.sum += __shfl_xor_sync(kAllLanes, state.sum, 1);

@@ -7,6 +7,7 @@
 #include <new>
 #include <utility>
 
+#include "cuda/buffer/buffer_kernels.h"
 #include "cuda/device/device.h"
 #include "cuda/step/tail_kernels.h"
 
@@ -44,6 +45,10 @@ Status CheckOptions(const DecodeStepOptions& options, const Sequences* sequences
   }
   if (shape.storage != DType::kFloat16 && shape.storage != DType::kBFloat16) {
     return InvalidArgument("storage: must be float16 or bfloat16", StatusDetail::kUnknownDType);
+  }
+  if (options.buffer != nullptr &&
+      options.buffer->view().record_bytes != static_cast<int32_t>(TokenBytes(shape.head_dim))) {
+    return InvalidArgument("buffer: of another head_dim", StatusDetail::kBadSize);
   }
   if (!std::isfinite(shape.scale)) return InvalidArgument("scale: not finite", StatusDetail::kNonFinite);
   if (options.max_batch < 1 || options.max_batch > 4096 || options.cluster_tokens < 1 || options.max_tokens < 1 ||
@@ -111,12 +116,23 @@ Result<std::unique_ptr<DecodeStep>> DecodeStep::Make(const DecodeStepOptions& op
   launch.select_ctas = *ctas;
   SWELL_RETURN_IF_ERROR(step->AllocatePlans());
   SWELL_RETURN_IF_ERROR(step->AllocateWorkspace());
+  if (options.buffer == nullptr) return step;
+  step->scratch_.buffer = options.buffer->view();
+  SWELL_RETURN_IF_ERROR(FromCuda(cudaStreamCreateWithFlags(&step->side_, cudaStreamNonBlocking), "cudaStreamCreate"));
+  for (cudaEvent_t* event : {&step->begun_, &step->maintained_}) {
+    SWELL_RETURN_IF_ERROR(FromCuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreate"));
+  }
   return step;
 } catch (const std::bad_alloc&) {
   return Status(StatusCode::kResourceExhausted, "step: out of host memory", StatusDetail::kNoMemory);
 }
 
-DecodeStep::~DecodeStep() = default;
+DecodeStep::~DecodeStep() {
+  if (side_ != nullptr) cudaStreamDestroy(side_);
+  for (const cudaEvent_t event : {begun_, maintained_}) {
+    if (event != nullptr) cudaEventDestroy(event);
+  }
+}
 
 Status DecodeStep::AllocatePlans() {
   plans_.resize(static_cast<size_t>(sequences_->options().layers));
@@ -256,7 +272,7 @@ StepArgs DecodeStep::Args(int32_t layer) const {
 }
 
 Status DecodeStep::Launch(int32_t layer, const DecodeCall& call, cudaStream_t stream) {
-  return LaunchStages(layer, call, 2 * kLevels + 1, stream);
+  return LaunchStages(layer, call, 2 * kLevels + 2, stream);
 }
 
 Status DecodeStep::LaunchStages(int32_t layer, const DecodeCall& call, int stages, cudaStream_t stream) {
@@ -275,11 +291,24 @@ Status DecodeStep::LaunchStages(int32_t layer, const DecodeCall& call, int stage
   args.share = call.estimated_share;
   StepLaunch launch = launch_;
   launch.stream = stream;
+  if (options_.buffer != nullptr) SWELL_RETURN_IF_ERROR(ForkMaintenance(stream));
   for (int level = args.rules.two_level; level >= 0; --level) {
     if (stages-- > 0) SWELL_RETURN_IF_ERROR(LaunchScore(args, launch, level, level == args.rules.two_level));
     if (stages-- > 0) SWELL_RETURN_IF_ERROR(LaunchSelect(args, launch, level));
   }
+  if (options_.buffer != nullptr) {
+    SWELL_RETURN_IF_ERROR(FromCuda(cudaStreamWaitEvent(stream, maintained_, 0), "cudaStreamWaitEvent"));
+    if (stages-- > 0) SWELL_RETURN_IF_ERROR(LaunchLookUp(args, launch));
+  }
   return stages > 0 ? LaunchAttend(args, launch) : OkStatus();
+}
+
+// Ends the step before on the side stream; what reads the books next waits for it.
+Status DecodeStep::ForkMaintenance(cudaStream_t stream) {
+  SWELL_RETURN_IF_ERROR(FromCuda(cudaEventRecord(begun_, stream), "cudaEventRecord"));
+  SWELL_RETURN_IF_ERROR(FromCuda(cudaStreamWaitEvent(side_, begun_, 0), "cudaStreamWaitEvent"));
+  SWELL_RETURN_IF_ERROR(LaunchMaintain(options_.buffer->view(), side_));
+  return FromCuda(cudaEventRecord(maintained_, side_), "cudaEventRecord");
 }
 
 }  // namespace swell::cuda

@@ -15,6 +15,7 @@
 #include <span>
 #include <vector>
 
+#include "cuda/buffer/wave_buffer.h"
 #include "cuda/step/device_memory.h"
 #include "cuda/step/plan.h"
 #include "cuda/step/sequences.h"
@@ -31,6 +32,7 @@ struct DecodeStepOptions {
   int64_t max_sequence_tokens = 0;  // of one
   int32_t cluster_tokens = 8;       // mean, as in IndexOptions
   RetrievalOptions retrieval;
+  std::shared_ptr<WaveBuffer> buffer;  // for segments whose rows are in host memory; may be null
 };
 
 // Device memory, 16-byte aligned. Heads are ordered [batch, kv_heads, group]; what the plan does not name is left
@@ -75,6 +77,7 @@ class DecodeStep {
     void** directory = nullptr;
   };
   DecodeStep(const DecodeStepOptions& options, const Sequences* sequences) : options_(options), sequences_(sequences) {}
+  Status ForkMaintenance(cudaStream_t stream);
   Status AllocatePlans();
   Status AllocateWorkspace();
   Status CheckLayer(int32_t layer) const;
@@ -87,6 +90,9 @@ class DecodeStep {
   DeviceMemory workspace_;
   StepArgs scratch_ = {};  // all but the plan and the call
   int32_t* overflow_ = nullptr;
+  // The buffer is maintained beside scores and selection. Only with a buffer.
+  cudaStream_t side_ = nullptr;
+  cudaEvent_t begun_ = nullptr, maintained_ = nullptr;
 };
 
 }  // namespace swell::cuda

@@ -16,7 +16,7 @@ namespace {
 
 size_t Reserve(size_t count, size_t* bytes) {
   const size_t place = *bytes;
-  *bytes += (count + 127) / 128 * 128;
+  *bytes += (count + kPartAlignment - 1) / kPartAlignment * kPartAlignment;
   return place;
 }
 
@@ -83,6 +83,7 @@ void WriteHead(const SegmentSource& source, const HeadPlaces& places, std::byte*
     std::memcpy(to + kRowBytes, values + row * kRowBytes, kRowBytes);
   }
   head.rows = {device + places.rows, source.rows.tokens};
+  head.index_bytes = places.index_bytes;
   for (int level = 0; level < kLevels; ++level) WriteLevel<kHeadDim>(source, level, places, host, device, head);
 }
 
@@ -143,12 +144,14 @@ size_t TileBytes(int32_t head_dim) {
 HeadPlaces PlaceHead(int32_t head_dim, int64_t tokens, const int64_t (&clusters)[kLevels], size_t* bytes) {
   HeadPlaces places;
   places.rows = Reserve(static_cast<size_t>(tokens) * TokenBytes(head_dim), bytes);
+  const size_t first = *bytes;
   for (int level = 0; level < kLevels; ++level) {
     const auto tiles = static_cast<size_t>(TilesOf(clusters[level]));
     places.tiles[level] = Reserve(tiles * TileBytes(head_dim), bytes);
     places.value_means[level] = Reserve(tiles * kClusterTile * static_cast<size_t>(head_dim), bytes);
     places.frames[level] = Reserve(FrameBytes(head_dim), bytes);
   }
+  places.index_bytes = *bytes - first;
   return places;
 }
 

@@ -30,6 +30,7 @@ struct SegmentHead {
   const std::byte* tiles[kLevels] = {};  // TileRecords, back to back
   int64_t clusters[kLevels] = {};
   int64_t largest_cluster = 0;  // tokens
+  size_t index_bytes = 0;       // of the index, in one piece from the first tile on
 };
 
 class DeviceSegment {

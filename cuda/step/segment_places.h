@@ -9,12 +9,16 @@
 
 namespace swell::cuda {
 
-// Bytes from the beginning of the memory, multiples of 128.
+// Of every part. The low eight bits of a token record's address are free for the list of a step (wave_buffer.h).
+constexpr size_t kPartAlignment = 256;
+
+// Bytes from the beginning of the memory. The index is all behind the rows, in one piece from the tiles on.
 struct HeadPlaces {
   size_t rows = 0;                   // token records
   size_t tiles[kLevels] = {};        // TileRecords
   size_t value_means[kLevels] = {};  // [tiles, 16, head_dim]
   size_t frames[kLevels] = {};       // Frame
+  size_t index_bytes = 0;
 };
 
 // Takes room for `tokens` and at most `clusters` of each level behind the first *bytes, which grow.

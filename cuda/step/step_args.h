@@ -4,6 +4,7 @@
 
 #include <driver_types.h>
 
+#include "cuda/buffer/buffer_view.h"
 #include "cuda/step/layout.h"
 #include "swell/status.h"
 #include "swell/types.h"
@@ -73,12 +74,13 @@ struct StepArgs {
   float* error;         // same
   float* share;         // same
   LevelScores scores[kLevels];
-  const std::byte** addresses;  // of token records, HeadPlan::first_address on
+  const std::byte** addresses;  // of token records, HeadPlan::first_address on; with a buffer a ListEntry each
   const void** opened;          // records of opened tiles, at the place of the tile in the score arrays
   int64_t* list_tokens;         // [heads]
   float* states;                // of parts
   uint32_t* arrivals;           // [heads, query blocks], zero between steps
   StepRules rules;
+  BufferView buffer;  // no slots: there is none
   float scale;
   int32_t group;
   int32_t is_half;  // of queries, keys and values: float16, else bfloat16
@@ -96,6 +98,7 @@ struct StepLaunch {
 
 Status LaunchScore(const StepArgs& args, const StepLaunch& launch, int level, bool first);
 Status LaunchSelect(const StepArgs& args, const StepLaunch& launch, int level);
+Status LaunchLookUp(const StepArgs& args, const StepLaunch& launch);  // only with a buffer
 Status LaunchAttend(const StepArgs& args, const StepLaunch& launch);
 
 // CTAs of the largest thread-block cluster, at most 8, of which the device holds `heads` at a time; 1 if there is none.

@@ -151,10 +151,19 @@ std::vector<std::set<const std::byte*>> StepWorld::Listed(const DecodeStep& step
   const StepArgs args = step.Args(layer);
   const auto plans = DeviceVector<HeadPlan>::ReadDevice(args.heads, heads);
   const auto counts = DeviceVector<int64_t>::ReadDevice(args.list_tokens, heads);
+  const auto owners = DeviceVector<int32_t>::ReadDevice(args.buffer.owners, static_cast<size_t>(args.buffer.slots));
   std::vector<std::set<const std::byte*>> listed;
   for (size_t h = 0; h < heads; ++h) {
-    const auto addresses = DeviceVector<const std::byte*>::ReadDevice(args.addresses + plans[h].first_address,
-                                                                      static_cast<size_t>(counts[h]));
+    auto addresses = DeviceVector<const std::byte*>::ReadDevice(args.addresses + plans[h].first_address,
+                                                                static_cast<size_t>(counts[h]));
+    const BufferView& buffer = args.buffer;
+    for (const std::byte*& address : addresses) {
+      address = reinterpret_cast<const std::byte*>(reinterpret_cast<uint64_t>(address) & kAddressBits);
+      const int64_t slot = buffer.slots > 0 ? (address - buffer.cache) / buffer.record_bytes : 0;
+      if (buffer.slots > 0 && address >= buffer.cache && slot < buffer.slots) {
+        address = buffer.home + int64_t{owners[slot]} * buffer.record_bytes;
+      }
+    }
     listed.emplace_back(addresses.begin(), addresses.end());
     EXPECT_EQ(listed.back().size(), addresses.size()) << "a token is listed twice";
   }

@@ -37,7 +37,7 @@ class DeviceVector {
 
   static std::vector<T> ReadDevice(const T* from, size_t count) {
     std::vector<T> host(count);
-    EXPECT_EQ(cudaMemcpy(host.data(), from, count * sizeof(T), cudaMemcpyDeviceToHost), cudaSuccess);
+    EXPECT_EQ(cudaMemcpy(host.data(), from, count * sizeof(T), cudaMemcpyDefault), cudaSuccess);
     return host;
   }
 
@@ -85,7 +85,7 @@ class StepWorld {
   std::shared_ptr<HostSegment> BuildSegment(int64_t tokens);
   std::vector<float> Floats(const std::vector<uint16_t>& rows) const;
 
-  // Addresses of the token records that the last step of `layer` listed, by head.
+  // Addresses of the token records that the last step of `layer` listed, by head; at home where they have one.
   static std::vector<std::set<const std::byte*>> Listed(const DecodeStep& step, int32_t layer, size_t heads);
   // Places of the super-cluster tiles that were opened, by head; empty where all were.
   static std::vector<std::vector<const void*>> Opened(const DecodeStep& step, int32_t layer, size_t heads);

@@ -1,0 +1,199 @@
+#include "cuda/buffer/buffer_kernels.h"
+#include "cuda/step/step_device.cuh"
+
+namespace swell::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kMaintainThreads = 1024;
+constexpr int kLookUpCtas = 8;  // of a head
+
+unsigned CtasFor(int64_t count) { return static_cast<unsigned>((count + kThreads - 1) / kThreads); }
+
+__global__ void __launch_bounds__(kThreads) ClearKernel(const BufferView view) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < view.home_records) view.places[i] = kNotCached;
+  if (i < view.slots) {
+    view.states[i] = SlotState::kFree;
+    view.owners[i] = -1;
+    view.free_slots[i] = static_cast<int32_t>(i);
+  }
+  if (i == 0) *view.counters = {view.slots, 0, 0, 0, 0, 0, 0};
+}
+
+// --- look-up --------------------------------------------------------------------------------------------------------
+
+// Takes a slot for a record that is not cached; -1 when there is none or another list has the record, too.
+__device__ __forceinline__ int32_t TakeSlot(const BufferView& view, int64_t record, int32_t free) {
+  if (atomicCAS(view.places + record, kNotCached, kBeingClaimed) != kNotCached) return -1;
+  const int32_t taken = atomicAdd(&view.counters->taken, 1);
+  const int32_t slot = taken < free ? view.free_slots[free - 1 - taken] : -1;
+  if (slot >= 0) view.owners[slot] = static_cast<int32_t>(record);
+  view.places[record] = slot >= 0 ? ClaimOf(slot) : kNotCached;
+  return slot;
+}
+
+// Grid [kLookUpCtas, heads]. What lives at home and is cached gets the address of its slot, what is not a slot to be
+// written to, while there are free ones. Twin of BlockCache::Plan.
+__global__ void __launch_bounds__(kThreads) LookUpKernel(const StepArgs args) {
+  WaitForInputs();
+  LetNextKernelStart();
+  const int head = static_cast<int>(blockIdx.y);
+  if (head >= args.size->heads) return;
+  const BufferView& view = args.buffer;
+  const int32_t free = view.counters->free;
+  const int64_t tokens = args.list_tokens[head];
+  const std::byte** list = args.addresses + args.heads[head].first_address;
+  unsigned hits = 0, misses = 0, admitted = 0;
+  for (int64_t i = blockIdx.x * kThreads + threadIdx.x; i < tokens; i += kLookUpCtas * kThreads) {
+    const int64_t record = (list[i] - view.home) / view.record_bytes;
+    if (list[i] < view.home || record >= view.home_records) continue;
+    const int32_t place = *static_cast<volatile const int32_t*>(view.places + record);
+    if (place >= 0) {
+      list[i] = view.cache + static_cast<int64_t>(place) * view.record_bytes;
+      view.states[place] = SlotState::kReferenced;
+      ++hits;
+      continue;
+    }
+    ++misses;
+    const int32_t slot = place == kNotCached ? TakeSlot(view, record, free) : -1;
+    if (slot < 0) continue;
+    list[i] = reinterpret_cast<const std::byte*>(EntryOf(reinterpret_cast<uint64_t>(list[i]), slot));
+    ++admitted;
+  }
+  hits = __reduce_add_sync(kAllLanes, hits);
+  misses = __reduce_add_sync(kAllLanes, misses);
+  admitted = __reduce_add_sync(kAllLanes, admitted);
+  if (threadIdx.x % 32 != 0) return;
+  if (hits > 0) atomicAdd(&view.counters->hits, hits);
+  if (misses > 0) atomicAdd(&view.counters->misses, misses);
+  if (admitted > 0) atomicAdd(&view.counters->admitted, admitted);
+}
+
+// --- maintenance ----------------------------------------------------------------------------------------------------
+
+// Those that were handed out in the step hold their record now, unless it was forgotten.
+__device__ __forceinline__ void Publish(const BufferView& view, int32_t free, int32_t taken) {
+  for (int32_t i = threadIdx.x; i < taken; i += kMaintainThreads) {
+    const int32_t slot = view.free_slots[free - 1 - i];
+    const int32_t record = view.owners[slot];
+    const bool holds = view.places[record] == ClaimOf(slot);
+    if (holds) view.places[record] = slot;
+    view.states[slot] = holds ? SlotState::kReferenced : SlotState::kForgotten;
+  }
+}
+
+// Number of threads before this one for which `is` holds; *all: of all. The CTA.
+__device__ __forceinline__ int CountBefore(bool is, int* counts, int* all) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const unsigned of_warp = __ballot_sync(kAllLanes, is);
+  if (lane == 0) counts[warp] = __popc(of_warp);
+  __syncthreads();
+  int before = __popc(of_warp & ((1U << lane) - 1));
+  const int count = counts[lane];
+  before += static_cast<int>(__reduce_add_sync(kAllLanes, static_cast<unsigned>(lane < warp ? count : 0)));
+  *all = static_cast<int>(__reduce_add_sync(kAllLanes, static_cast<unsigned>(count)));
+  return before;
+}
+
+// One CTA. The hand goes over the slots a stretch at a time and stops behind the last victim that is needed.
+__global__ void __launch_bounds__(kMaintainThreads) MaintainKernel(const BufferView view) {
+  __shared__ int counts[kMaintainThreads / 32];
+  __shared__ int stop;
+  const int thread = static_cast<int>(threadIdx.x);
+  BufferCounters& counters = *view.counters;
+  const int32_t free = counters.free;
+  const int32_t taken = min(counters.taken, free);
+  Publish(view, free, taken);
+  int32_t left = free - taken, hand = counters.hand;
+  unsigned evicted = 0;
+  const int stretch = min(kMaintainThreads, view.slots);
+  for (int64_t swept = 0; left < view.reserve && swept < int64_t{2} * view.slots;) {
+    if (thread == 0) stop = stretch;
+    __syncthreads();  // Publish and the stretch before are done
+    const int32_t slot = (hand + thread) % view.slots;
+    const SlotState state = thread < stretch ? view.states[slot] : SlotState::kFree;
+    const bool victim = state == SlotState::kIdle || state == SlotState::kForgotten;
+    int victims = 0;
+    const int rank = CountBefore(victim, counts, &victims);
+    const int needed = view.reserve - left;
+    if (victim && rank == needed - 1) stop = thread + 1;
+    __syncthreads();
+    const int passed = stop;
+    if (thread < passed && victim) {
+      if (state == SlotState::kIdle) view.places[view.owners[slot]] = kNotCached;
+      if (state == SlotState::kIdle) ++evicted;
+      view.states[slot] = SlotState::kFree;
+      view.free_slots[left + rank] = slot;
+    } else if (thread < passed && state == SlotState::kReferenced) {
+      view.states[slot] = SlotState::kIdle;
+    }
+    left += min(victims, needed);
+    hand = (hand + passed) % view.slots;
+    swept += passed;
+    __syncthreads();
+  }
+  evicted = __reduce_add_sync(kAllLanes, evicted);
+  if (thread % 32 == 0 && evicted > 0) atomicAdd(&counters.evicted, evicted);
+  __syncthreads();  // all have read the counters
+  if (thread != 0) return;
+  counters.free = left;
+  counters.taken = 0;
+  counters.hand = hand;
+}
+
+__global__ void __launch_bounds__(kThreads) ForgetKernel(const BufferView view, int64_t first, int64_t count) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= count) return;
+  const int32_t place = view.places[first + i];
+  // One that is on its way is dropped when it would be published.
+  if (place >= 0) view.states[place] = SlotState::kForgotten;
+  view.places[first + i] = kNotCached;
+}
+
+template <int kHeadDim>
+__global__ void __launch_bounds__(kThreads) RelocateKernel(std::byte* clusters, int n_clusters, std::byte* supers,
+                                                           int n_supers, int64_t rows_by, int64_t index_by) {
+  for (int i = threadIdx.x; i < n_clusters + n_supers; i += kThreads) {
+    const bool lower = i < n_clusters;
+    auto* records = reinterpret_cast<TileRecord<kHeadDim>*>(lower ? clusters : supers);
+    TileRecord<kHeadDim>& record = records[lower ? i : i - n_clusters];
+    const auto* frame = reinterpret_cast<const std::byte*>(record.frame) + index_by;
+    record.frame = reinterpret_cast<const Frame<kHeadDim>*>(frame);
+    record.value_means += index_by;
+    record.content = static_cast<const std::byte*>(record.content) + (lower ? rows_by : index_by);
+  }
+}
+
+}  // namespace
+
+Status LaunchClear(const BufferView& view, cudaStream_t stream) {
+  ClearKernel<<<CtasFor(max(view.home_records, int64_t{view.slots})), kThreads, 0, stream>>>(view);
+  return FromCuda(cudaGetLastError(), "clearing of a buffer");
+}
+
+Status LaunchLookUp(const StepArgs& args, const StepLaunch& launch) {
+  const dim3 grid(kLookUpCtas, static_cast<unsigned>(launch.heads));
+  return LaunchStep("look-up", grid, kThreads, 0, 1, true, launch.stream, LookUpKernel, args);
+}
+
+Status LaunchMaintain(const BufferView& view, cudaStream_t stream) {
+  MaintainKernel<<<1, kMaintainThreads, 0, stream>>>(view);
+  return FromCuda(cudaGetLastError(), "maintenance of a buffer");
+}
+
+Status LaunchForget(const BufferView& view, int64_t first, int64_t count, cudaStream_t stream) {
+  ForgetKernel<<<CtasFor(count), kThreads, 0, stream>>>(view, first, count);
+  return FromCuda(cudaGetLastError(), "dropping of records");
+}
+
+Status LaunchRelocate(const SegmentHead& head, int32_t head_dim, int64_t rows_by, int64_t index_by,
+                      cudaStream_t stream) {
+  const auto kernel = head_dim == 64 ? RelocateKernel<64> : head_dim == 128 ? RelocateKernel<128> : RelocateKernel<256>;
+  kernel<<<1, kThreads, 0, stream>>>(const_cast<std::byte*>(head.tiles[0]), static_cast<int>(TilesOf(head.clusters[0])),
+                                     const_cast<std::byte*>(head.tiles[1]), static_cast<int>(TilesOf(head.clusters[1])),
+                                     rows_by, index_by);
+  return FromCuda(cudaGetLastError(), "relocation of a segment");
+}
+
+}  // namespace swell::cuda
