@@ -74,7 +74,9 @@ __device__ __forceinline__ const std::byte* ShuffleAddress(const std::byte* addr
   return reinterpret_cast<const std::byte*>(bits);
 }
 
-__device__ __forceinline__ const std::byte* RecordOfEntry(const std::byte* entry) {
+template <bool kBuffered>
+__device__ __forceinline__ const std::byte* RecordOf(const std::byte* entry) {
+  if constexpr (!kBuffered) return entry;
   return reinterpret_cast<const std::byte*>(reinterpret_cast<uint64_t>(entry) & kAddressBits);
 }
 
@@ -84,8 +86,9 @@ __device__ __forceinline__ std::byte* TargetOfEntry(const BufferView& buffer, co
   return slot < 0 ? nullptr : buffer.cache + static_cast<int64_t>(slot) * buffer.record_bytes;
 }
 
-// Adds the listed tokens of the part; this is warp `warp` of `warps` that do.
-template <typename T, int kHeadDim, int kBlocks>
+// Adds the listed tokens of the part; this is warp `warp` of `warps` that do. kBuffered: the list holds entries, not
+// addresses; a kernel of its own, because telling them apart costs registers that the loop has not.
+template <bool kBuffered, typename T, int kHeadDim, int kBlocks>
 __device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& task, const T* queries, int stride,
                                            int warp, int warps, AttendState<kHeadDim, kBlocks>& state) {
   const int lane = threadIdx.x % 32;
@@ -107,7 +110,7 @@ __device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& tas
   const auto load_keys = [&](const std::byte* address) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
-      const std::byte* record = RecordOfEntry(ShuffleAddress(address, 8 * n + g));
+      const std::byte* record = RecordOf<kBuffered>(ShuffleAddress(address, 8 * n + g));
 #pragma unroll
       for (int j = 0; j < kHeadDim / 32; ++j) keys[n][j] = LoadOnce(record + 64 * j + 16 * t);
     }
@@ -115,7 +118,7 @@ __device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& tas
   const auto load_values = [&](const std::byte* address) {
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      const std::byte* record = RecordOfEntry(ShuffleAddress(address, 2 * t + k / 2 * 8 + k % 2)) + 2 * kHeadDim;
+      const std::byte* record = RecordOf<kBuffered>(ShuffleAddress(address, 2 * t + k / 2 * 8 + k % 2)) + 2 * kHeadDim;
 #pragma unroll
       for (int i = 0; i < kHeadDim / 64; ++i) values[k][i] = LoadOnce(record + 128 * i + 16 * g);
     }
@@ -144,7 +147,7 @@ __device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& tas
   load_keys(next);
   load_values(next);
   const auto any_admitted = [](const std::byte* entry) {
-    return __any_sync(kAllLanes, SlotOfEntry(reinterpret_cast<uint64_t>(entry)) >= 0) != 0;
+    return kBuffered && __any_sync(kAllLanes, SlotOfEntry(reinterpret_cast<uint64_t>(entry)) >= 0) != 0;
   };
   bool admits = any_admitted(next);
   next = address_of(tile + warps);
@@ -351,7 +354,7 @@ __device__ __forceinline__ void FinishHead(const StepArgs& args, const Task& tas
 }
 
 // Grid [parts, blocks of queries]; dynamic shared memory: half the warps' outputs.
-template <typename T, int kHeadDim, int kBlocks>
+template <bool kBuffered, typename T, int kHeadDim, int kBlocks>
 __global__ void __launch_bounds__(32 * kAttendWarps, kHeadDim* kBlocks > 128 ? 1 : 2)
     AttendKernel(const StepArgs args) {
   constexpr int kStride = kHeadDim + 32;  // two rows in one 8-lane load lie in different banks
@@ -388,7 +391,7 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kHeadDim* kBlocks > 128 ? 1
   if (warp < estimating) {
     Estimate(args, task, memory.estimates[warp], state);
   } else {
-    AttendPart(args, task, queries, kStride, warp - estimating, kAttendWarps - estimating, state);
+    AttendPart<kBuffered>(args, task, queries, kStride, warp - estimating, kAttendWarps - estimating, state);
   }
   MergeRows(memory, state);
   AddWarps(outputs, state);
