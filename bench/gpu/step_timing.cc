@@ -41,13 +41,15 @@ class Buffer {
 class Rig {
  public:
   // `cache_share` of the rows' bytes cached on the device, the rows in host memory; 0: all in device memory.
-  Rig(const SyntheticLayer& content, int64_t tokens, int32_t batch, int32_t layers, double cache_share = 0)
+  Rig(const SyntheticLayer& content, int64_t tokens, int32_t batch, int32_t layers, double cache_share = 0,
+      DType home = DType::kBFloat16)
       : tokens_(tokens), batch_(batch), layers_(layers) {
     if (cache_share > 0) {
       const auto rows = static_cast<double>(tokens * batch * kKvHeads * layers);
       const double bytes = rows * static_cast<double>(cuda::TokenBytes(kHeadDim));
       auto buffer = cuda::WaveBuffer::Make({.head_dim = kHeadDim,
-                                            .home_bytes = static_cast<uint64_t>(bytes),
+                                            .home = home,
+                                            .home_bytes = static_cast<uint64_t>(bytes) / (home == DType::kInt8 ? 2 : 1),
                                             .cache_bytes = static_cast<uint64_t>(cache_share * bytes)});
       Check(buffer.status());
       buffer_ = *std::move(buffer);
@@ -173,7 +175,7 @@ class Rig {
     const auto hits = static_cast<double>(after.hits - before.hits);
     const auto misses = static_cast<double>(after.misses - before.misses);
     times.hit_ratio = hits / (hits + misses);
-    times.host_bytes = misses * static_cast<double>(cuda::TokenBytes(kHeadDim)) / (kRuns * kStepsOfGraph);
+    times.host_bytes = misses * buffer_->view().home_record_bytes / (kRuns * kStepsOfGraph);
     return times;
   }
 
@@ -230,8 +232,8 @@ int32_t LayersOf(int64_t tokens, int32_t batch) {
 }  // namespace
 
 std::vector<BufferedTimes> TimeBufferedStep(const SyntheticLayer& content, int64_t tokens, int32_t batch,
-                                            double cache_share, const std::vector<double>& walks) {
-  const Rig rig(content, tokens, batch, LayersOf(tokens, batch), cache_share);
+                                            double cache_share, DType home, const std::vector<double>& walks) {
+  const Rig rig(content, tokens, batch, LayersOf(tokens, batch), cache_share, home);
   std::vector<BufferedTimes> times;
   for (const double walk : walks) times.push_back(rig.TimeWalk(walk));
   return times;

@@ -31,10 +31,10 @@ struct BufferedTimes {
   double host_bytes = 0;  // read from host memory, of a step
 };
 
-// The same with all rows in host memory and `cache_share` of their bytes cached on the device, for queries that walk: a
-// time for each correlation.
+// The same with all rows in host memory, as bfloat16 or int8, and `cache_share` of their bytes cached on the device,
+// for queries that walk: a time for each correlation.
 std::vector<BufferedTimes> TimeBufferedStep(const SyntheticLayer& content, int64_t tokens, int32_t batch,
-                                            double cache_share, const std::vector<double>& walks);
+                                            double cache_share, DType home, const std::vector<double>& walks);
 
 }  // namespace swell::bench
 

@@ -1,4 +1,5 @@
 #include "cuda/buffer/buffer_kernels.h"
+#include "cuda/build/build_device.cuh"
 #include "cuda/step/step_device.cuh"
 
 namespace swell::cuda {
@@ -23,11 +24,11 @@ __global__ void __launch_bounds__(kThreads) ClearKernel(const BufferView view) {
 
 // --- look-up --------------------------------------------------------------------------------------------------------
 
-// Takes a slot for a record that is not cached; -1 when there is none or another list has the record, too.
+// Takes a slot for a record that is not cached; kNoSlot when there is none or another list has the record, too.
 __device__ __forceinline__ int32_t TakeSlot(const BufferView& view, int64_t record, int32_t free) {
-  if (atomicCAS(view.places + record, kNotCached, kBeingClaimed) != kNotCached) return -1;
+  if (atomicCAS(view.places + record, kNotCached, kBeingClaimed) != kNotCached) return kNoSlot;
   const int32_t taken = atomicAdd(&view.counters->taken, 1);
-  const int32_t slot = taken < free ? view.free_slots[free - 1 - taken] : -1;
+  const int32_t slot = taken < free ? view.free_slots[free - 1 - taken] : kNoSlot;
   if (slot >= 0) view.owners[slot] = static_cast<int32_t>(record);
   view.places[record] = slot >= 0 ? ClaimOf(slot) : kNotCached;
   return slot;
@@ -46,8 +47,9 @@ __global__ void __launch_bounds__(kThreads) LookUpKernel(const StepArgs args) {
   const std::byte** list = args.addresses + args.heads[head].first_address;
   unsigned hits = 0, misses = 0, admitted = 0;
   for (int64_t i = blockIdx.x * kThreads + threadIdx.x; i < tokens; i += kLookUpCtas * kThreads) {
-    const int64_t record = (list[i] - view.home) / view.record_bytes;
-    if (list[i] < view.home || record >= view.home_records) continue;
+    const auto address = reinterpret_cast<uint64_t>(list[i]);
+    if ((address & kHomeBase) == 0) continue;
+    const auto record = static_cast<int64_t>(address - kHomeBase) / view.record_bytes;
     const int32_t place = *static_cast<volatile const int32_t*>(view.places + record);
     if (place >= 0) {
       list[i] = view.cache + static_cast<int64_t>(place) * view.record_bytes;
@@ -56,10 +58,9 @@ __global__ void __launch_bounds__(kThreads) LookUpKernel(const StepArgs args) {
       continue;
     }
     ++misses;
-    const int32_t slot = place == kNotCached ? TakeSlot(view, record, free) : -1;
-    if (slot < 0) continue;
-    list[i] = reinterpret_cast<const std::byte*>(EntryOf(reinterpret_cast<uint64_t>(list[i]), slot));
-    ++admitted;
+    const int32_t slot = place == kNotCached ? TakeSlot(view, record, free) : kNoSlot;
+    list[i] = reinterpret_cast<const std::byte*>(HomeEntry(record, slot));
+    admitted += slot != kNoSlot ? 1 : 0;
   }
   hits = __reduce_add_sync(kAllLanes, hits);
   misses = __reduce_add_sync(kAllLanes, misses);
@@ -151,6 +152,41 @@ __global__ void __launch_bounds__(kThreads) ForgetKernel(const BufferView view, 
   view.places[first + i] = kNotCached;
 }
 
+// A warp a record.
+template <int kHeadDim>
+__global__ void __launch_bounds__(kThreads)
+    QuantiseKernel(const BufferView view, const std::byte* rows, int64_t first, int64_t count, int is_half) {
+  constexpr int kDims = kLaneDims<kHeadDim>;
+  const int lane = threadIdx.x % 32;
+  const int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32;
+  if (row >= count) return;
+  const auto* from = reinterpret_cast<const LaneWords<kHeadDim>*>(rows + row * view.record_bytes) + lane;
+  auto* to = reinterpret_cast<int8_t*>(const_cast<std::byte*>(view.home)) + (first + row) * view.home_record_bytes;
+  float scales[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const LaneWords<kHeadDim> words = from[32 * half];
+    float x[kDims], maximum = 0;
+#pragma unroll
+    for (int i = 0; i < kDims / 2; ++i) {
+      const float2 pair = ToFloats(words.words[i], is_half != 0);
+      x[2 * i] = pair.x;
+      x[2 * i + 1] = pair.y;
+      maximum = fmaxf(maximum, fmaxf(fabsf(pair.x), fabsf(pair.y)));
+    }
+    maximum = WarpMax(maximum);
+    scales[half] = maximum / 127;
+    const float inverse = scales[half] > 0 ? 1 / scales[half] : 0;
+    alignas(kDims) int8_t bytes[kDims];
+#pragma unroll
+    for (int i = 0; i < kDims; ++i) {
+      bytes[i] = static_cast<int8_t>(max(-127, min(127, __float2int_rn(x[i] * inverse))));
+    }
+    memcpy(to + half * kHeadDim + lane * kDims, bytes, kDims);
+  }
+  if (lane == 0) const_cast<RowScales*>(view.scales)[first + row] = {scales[0], scales[1]};
+}
+
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads) RelocateKernel(std::byte* clusters, int n_clusters, std::byte* supers,
                                                            int n_supers, int64_t rows_by, int64_t index_by) {
@@ -185,6 +221,14 @@ Status LaunchMaintain(const BufferView& view, cudaStream_t stream) {
 Status LaunchForget(const BufferView& view, int64_t first, int64_t count, cudaStream_t stream) {
   ForgetKernel<<<CtasFor(count), kThreads, 0, stream>>>(view, first, count);
   return FromCuda(cudaGetLastError(), "dropping of records");
+}
+
+Status LaunchQuantise(const BufferView& view, const SegmentHead& head, int32_t head_dim, bool is_half, int64_t first,
+                      cudaStream_t stream) {
+  const auto kernel = head_dim == 64 ? QuantiseKernel<64> : head_dim == 128 ? QuantiseKernel<128> : QuantiseKernel<256>;
+  kernel<<<CtasFor(32 * head.rows.tokens), kThreads, 0, stream>>>(view, head.rows.rows, first, head.rows.tokens,
+                                                                  is_half ? 1 : 0);
+  return FromCuda(cudaGetLastError(), "rows as int8");
 }
 
 Status LaunchRelocate(const SegmentHead& head, int32_t head_dim, int64_t rows_by, int64_t index_by,

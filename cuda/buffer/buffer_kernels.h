@@ -21,6 +21,11 @@ Status LaunchMaintain(const BufferView& view, cudaStream_t stream);
 // Drops records first .. first + count, whose home is given back.
 Status LaunchForget(const BufferView& view, int64_t first, int64_t count, cudaStream_t stream);
 
+// Writes the records of one head as int8 to their home, each row with the scale max / 127, and the scales to the books.
+// Twin of QuantizeRow in lib/base.
+Status LaunchQuantise(const BufferView& view, const SegmentHead& head, int32_t head_dim, bool is_half, int64_t first,
+                      cudaStream_t stream);
+
 // Corrects the addresses in the records of one head's tiles after its rows and its index have moved by so many bytes.
 Status LaunchRelocate(const SegmentHead& head, int32_t head_dim, int64_t rows_by, int64_t index_by,
                       cudaStream_t stream);

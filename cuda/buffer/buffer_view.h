@@ -37,10 +37,16 @@ struct BufferCounters {
   unsigned long long evicted;
 };
 
+struct RowScales {
+  float key;
+  float value;
+};
+
 struct BufferView {
-  const std::byte* home;  // records [home_records]
+  const std::byte* home;    // records [home_records], home_record_bytes each
+  const RowScales* scales;  // [home_records]; null: records at home are as in device memory, else int8
   int64_t home_records;
-  std::byte* cache;     // records [slots]
+  std::byte* cache;     // records [slots], record_bytes each
   int32_t* places;      // [home_records]
   int32_t* owners;      // [slots]: the record of a slot
   SlotState* states;    // [slots]
@@ -49,18 +55,24 @@ struct BufferView {
   int32_t slots;  // 0: no buffer
   int32_t reserve;
   int32_t record_bytes;
+  int32_t home_record_bytes;
 };
 
-// One token of a list: the address of its record, a multiple of 256 below 2^48; a record that is to be written to a
-// slot on the way has the slot's number plus one in the other bits, the low eight and the high sixteen.
-constexpr uint64_t kAddressBits = 0x0000ffffffffff00ULL;
-constexpr int32_t kMaxSlots = (1 << 24) - 2;
-SWELL_HOST_DEVICE constexpr uint64_t EntryOf(uint64_t address, int32_t slot) {
-  const auto tag = static_cast<uint64_t>(slot) + 1;
-  return address | (tag & 0xff) | tag >> 8 << 48;
+// Selection lists records by address. One that lives at home has no address in device memory but this one, which leads
+// nowhere: kHomeBase + record * record_bytes.
+constexpr uint64_t kHomeBase = uint64_t{1} << 62;
+
+// What a look-up makes of the list: the address of a record in device memory, or a record at home and the slot that it
+// is to be written to on the way, kNoSlot for none.
+constexpr uint64_t kAtHome = uint64_t{1} << 63;
+constexpr int32_t kNoSlot = -1;
+SWELL_HOST_DEVICE constexpr uint64_t HomeEntry(int64_t record, int32_t slot) {
+  return kAtHome | static_cast<uint64_t>(slot + 1) << 32 | static_cast<uint64_t>(record);
 }
-SWELL_HOST_DEVICE constexpr int32_t SlotOfEntry(uint64_t entry) {  // -1: none
-  return static_cast<int32_t>((entry >> 48 << 8) | (entry & 0xff)) - 1;
+SWELL_HOST_DEVICE constexpr bool IsAtHome(uint64_t entry) { return (entry & kAtHome) != 0; }
+SWELL_HOST_DEVICE constexpr int64_t RecordOfEntry(uint64_t entry) { return static_cast<uint32_t>(entry); }
+SWELL_HOST_DEVICE constexpr int32_t SlotOfEntry(uint64_t entry) {
+  return static_cast<int32_t>(entry >> 32 & 0x7fffffff) - 1;
 }
 
 }  // namespace swell::cuda

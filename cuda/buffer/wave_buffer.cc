@@ -16,6 +16,10 @@ namespace {
 
 Status NoMemory(const char* what) { return Status(StatusCode::kResourceExhausted, what, StatusDetail::kNoMemory); }
 
+uint64_t HomeRecordBytes(const WaveBufferOptions& options) {
+  return 2 * static_cast<uint64_t>(options.head_dim) * DTypeSize(options.home);
+}
+
 size_t RoundUp(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 }  // namespace
@@ -43,30 +47,37 @@ Result<std::shared_ptr<WaveBuffer>> WaveBuffer::Make(const WaveBufferOptions& op
   if (options.head_dim != 64 && options.head_dim != 128 && options.head_dim != 256) {
     return InvalidArgument("head_dim: must be 64, 128 or 256", StatusDetail::kBadSize);
   }
-  const uint64_t record = TokenBytes(options.head_dim);
-  if (options.home_bytes < record || options.home_bytes / record > std::numeric_limits<int32_t>::max()) {
+  if (options.storage != DType::kFloat16 && options.storage != DType::kBFloat16) {
+    return InvalidArgument("storage: must be float16 or bfloat16", StatusDetail::kUnknownDType);
+  }
+  if (options.home != options.storage && options.home != DType::kInt8) {
+    return InvalidArgument("home: must be the storage dtype or int8", StatusDetail::kUnknownDType);
+  }
+  const uint64_t record = TokenBytes(options.head_dim), home_record = HomeRecordBytes(options);
+  if (options.home_bytes < home_record || options.home_bytes / home_record > std::numeric_limits<int32_t>::max()) {
     return InvalidArgument("home_bytes: must hold 1 .. 2^31 - 1 token records", StatusDetail::kBadSize);
   }
-  if (options.cache_bytes < record || options.cache_bytes / record > kMaxSlots) {
-    return InvalidArgument("cache_bytes: must hold 1 .. 2^24 - 2 token records", StatusDetail::kBadSize);
+  if (options.cache_bytes < record || options.cache_bytes / record >= std::numeric_limits<int32_t>::max()) {
+    return InvalidArgument("cache_bytes: must hold 1 .. 2^31 - 2 token records", StatusDetail::kBadSize);
   }
   if (options.reserve_slots < 0 || static_cast<uint64_t>(options.reserve_slots) > options.cache_bytes / record) {
     return InvalidArgument("reserve_slots: must be 0 .. slots", StatusDetail::kBadSize);
   }
-  std::shared_ptr<WaveBuffer> buffer(new WaveBuffer());
-  SWELL_RETURN_IF_ERROR(buffer->Allocate(options));
+  std::shared_ptr<WaveBuffer> buffer(new WaveBuffer(options));
+  SWELL_RETURN_IF_ERROR(buffer->Allocate());
   return buffer;
 } catch (const std::bad_alloc&) {
   return NoMemory("buffer: out of host memory");
 }
 
-Status WaveBuffer::Allocate(const WaveBufferOptions& options) {
-  view_.record_bytes = static_cast<int32_t>(TokenBytes(options.head_dim));
-  view_.home_records = static_cast<int64_t>(options.home_bytes / view_.record_bytes);
-  view_.slots = static_cast<int32_t>(options.cache_bytes / view_.record_bytes);
-  view_.reserve =
-      static_cast<int32_t>(options.reserve_slots != 0 ? options.reserve_slots : std::max<int64_t>(view_.slots / 16, 1));
-  const auto home_bytes = static_cast<size_t>(view_.home_records) * view_.record_bytes;
+Status WaveBuffer::Allocate() {
+  view_.record_bytes = static_cast<int32_t>(TokenBytes(options_.head_dim));
+  view_.home_record_bytes = static_cast<int32_t>(HomeRecordBytes(options_));
+  view_.home_records = static_cast<int64_t>(options_.home_bytes / view_.home_record_bytes);
+  view_.slots = static_cast<int32_t>(options_.cache_bytes / view_.record_bytes);
+  view_.reserve = static_cast<int32_t>(options_.reserve_slots != 0 ? options_.reserve_slots
+                                                                   : std::max<int64_t>(view_.slots / 16, 1));
+  const auto home_bytes = static_cast<size_t>(view_.home_records) * view_.home_record_bytes;
   SWELL_RETURN_IF_ERROR(
       FromCuda(cudaHostAlloc(reinterpret_cast<void**>(&home_), home_bytes, cudaHostAllocPortable | cudaHostAllocMapped),
                "pinned memory of a buffer"));
@@ -77,24 +88,22 @@ Status WaveBuffer::Allocate(const WaveBufferOptions& options) {
   if (!cache.ok()) return cache.status();
   cache_ = *std::move(cache);
   view_.cache = static_cast<std::byte*>(cache_.get());
+  const auto records = static_cast<size_t>(view_.home_records);
   const size_t of_slots = RoundUp(static_cast<size_t>(view_.slots) * sizeof(int32_t));
-  const size_t of_records = RoundUp(static_cast<size_t>(view_.home_records) * sizeof(int32_t));
-  auto books = AllocateDevice(of_records + 3 * of_slots + RoundUp(sizeof(BufferCounters)), "books of a buffer");
+  const size_t of_records = RoundUp(records * sizeof(int32_t));
+  const size_t of_scales = options_.home == DType::kInt8 ? RoundUp(records * sizeof(RowScales)) : 0;
+  auto books =
+      AllocateDevice(of_records + of_scales + 3 * of_slots + RoundUp(sizeof(BufferCounters)), "books of a buffer");
   if (!books.ok()) return books.status();
   books_ = *std::move(books);
   auto* place = static_cast<std::byte*>(books_.get());
   view_.places = reinterpret_cast<int32_t*>(place);
-  view_.owners = reinterpret_cast<int32_t*>(place += of_records);
+  if (of_scales > 0) view_.scales = reinterpret_cast<const RowScales*>(place + of_records);
+  view_.owners = reinterpret_cast<int32_t*>(place += of_records + of_scales);
   view_.free_slots = reinterpret_cast<int32_t*>(place += of_slots);
   view_.states = reinterpret_cast<SlotState*>(place += of_slots);
   view_.counters = reinterpret_cast<BufferCounters*>(place + of_slots);
   room_.emplace(0, view_.home_records);
-  const auto last = reinterpret_cast<uint64_t>(view_.home) + home_bytes;
-  const auto last_slot =
-      reinterpret_cast<uint64_t>(view_.cache) + static_cast<uint64_t>(view_.slots) * view_.record_bytes;
-  if (((last | last_slot) & ~(kAddressBits | 0xff)) != 0) {
-    return Status(StatusCode::kUnavailable, "buffer: addresses have more than 48 bits");
-  }
   SWELL_RETURN_IF_ERROR(LaunchClear(view_, nullptr));
   return FromCuda(cudaStreamSynchronize(nullptr), "clearing of a buffer");
 }
@@ -127,9 +136,19 @@ void WaveBuffer::GiveHome(int64_t first, int64_t records) {
   room_.emplace(first, records);
 }
 
+// Rows of one head to the records from `record` on.
+Status WaveBuffer::CopyRows(const SegmentHead& head, int64_t record, cudaStream_t stream) {
+  if (options_.home == DType::kInt8) {
+    return LaunchQuantise(view_, head, options_.head_dim, options_.storage == DType::kFloat16, record, stream);
+  }
+  return FromCuda(
+      cudaMemcpyAsync(home_ + record * view_.record_bytes, head.rows.rows,
+                      static_cast<size_t>(head.rows.tokens) * view_.record_bytes, cudaMemcpyDeviceToHost, stream),
+      "copy of rows to their home");
+}
+
 Result<std::shared_ptr<const DeviceSegment>> WaveBuffer::MoveHome(const DeviceSegment& segment,
                                                                   cudaStream_t stream) try {
-  const int32_t head_dim = view_.record_bytes / static_cast<int32_t>(TokenBytes(1));
   size_t index_bytes = 0;
   for (const SegmentHead& head : segment.heads()) {
     if (head.clusters[0] == 0) return InvalidArgument("segment: has no clusters", StatusDetail::kBadSize);
@@ -145,17 +164,14 @@ Result<std::shared_ptr<const DeviceSegment>> WaveBuffer::MoveHome(const DeviceSe
   std::vector<SegmentHead> heads;
   int64_t record = first;
   for (const SegmentHead& from : segment.heads()) {
-    const auto row_bytes = static_cast<size_t>(segment.tokens()) * view_.record_bytes;
-    const int64_t offset = record * view_.record_bytes;
-    SWELL_RETURN_IF_ERROR(
-        FromCuda(cudaMemcpyAsync(home_ + offset, from.rows.rows, row_bytes, cudaMemcpyDeviceToHost, stream),
-                 "copy of rows to their home"));
+    SWELL_RETURN_IF_ERROR(CopyRows(from, record, stream));
     SWELL_RETURN_IF_ERROR(FromCuda(
         cudaMemcpyAsync(to, from.tiles[0], from.index_bytes, cudaMemcpyDeviceToDevice, stream), "copy of an index"));
     SegmentHead head = from;
-    head.rows.rows = view_.home + offset;
+    head.rows.rows = reinterpret_cast<const std::byte*>(kHomeBase + static_cast<uint64_t>(record * view_.record_bytes));
     for (int level = 0; level < kLevels; ++level) head.tiles[level] = to + (from.tiles[level] - from.tiles[0]);
-    SWELL_RETURN_IF_ERROR(LaunchRelocate(head, head_dim, head.rows.rows - from.rows.rows, to - from.tiles[0], stream));
+    SWELL_RETURN_IF_ERROR(
+        LaunchRelocate(head, options_.head_dim, head.rows.rows - from.rows.rows, to - from.tiles[0], stream));
     heads.push_back(head);
     to += from.index_bytes;
     record += segment.tokens();

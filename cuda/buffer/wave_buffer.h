@@ -23,14 +23,17 @@
 #include "cuda/step/device_memory.h"
 #include "cuda/step/segment.h"
 #include "swell/status.h"
+#include "swell/types.h"
 
 namespace swell::cuda {
 
 struct WaveBufferOptions {
-  int32_t head_dim = 128;     // 64, 128 or 256
-  uint64_t home_bytes = 0;    // of token records in host memory, pinned at once
-  uint64_t cache_bytes = 0;   // of token records in device memory
-  int64_t reserve_slots = 0;  // free slots for the misses of a step; 0: a sixteenth of the slots, at least one
+  int32_t head_dim = 128;            // 64, 128 or 256
+  DType storage = DType::kBFloat16;  // of rows in device memory; kFloat16 or kBFloat16
+  DType home = DType::kBFloat16;     // of rows in host memory: the same, or kInt8 with a scale a row
+  uint64_t home_bytes = 0;           // of token records in host memory, pinned at once
+  uint64_t cache_bytes = 0;          // of token records in device memory
+  int64_t reserve_slots = 0;         // free slots for the misses of a step; 0: a sixteenth of the slots, at least one
 };
 
 class WaveBuffer : public std::enable_shared_from_this<WaveBuffer> {
@@ -46,17 +49,20 @@ class WaveBuffer : public std::enable_shared_from_this<WaveBuffer> {
   // kResourceExhausted when host or device memory is full.
   Result<std::shared_ptr<const DeviceSegment>> MoveHome(const DeviceSegment& segment, cudaStream_t stream);
 
+  const WaveBufferOptions& options() const { return options_; }
   const BufferView& view() const { return view_; }
   // Counts since the buffer was made. Waits for `stream`.
   Result<BufferCounters> Counters(cudaStream_t stream) const;
 
  private:
   struct Moved;
-  WaveBuffer() = default;
-  Status Allocate(const WaveBufferOptions& options);
+  explicit WaveBuffer(const WaveBufferOptions& options) : options_(options) {}
+  Status Allocate();
+  Status CopyRows(const SegmentHead& head, int64_t record, cudaStream_t stream);
   int64_t TakeHome(int64_t records);  // -1: there is no room
   void GiveHome(int64_t first, int64_t records);
 
+  const WaveBufferOptions options_;
   BufferView view_ = {};
   DeviceMemory books_, cache_;
   std::byte* home_ = nullptr;  // pinned

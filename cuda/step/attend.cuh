@@ -7,6 +7,7 @@
 #define SWELL_CUDA_STEP_ATTEND_CUH_
 
 #include "cuda/step/estimate.cuh"
+#include "cuda/step/token_tile.cuh"
 
 namespace swell::cuda {
 
@@ -69,25 +70,8 @@ __device__ __forceinline__ void AddValues(const float (&weights)[2][4], const ui
   }
 }
 
-__device__ __forceinline__ const std::byte* ShuffleAddress(const std::byte* address, int lane) {
-  const auto bits = __shfl_sync(kAllLanes, reinterpret_cast<unsigned long long>(address), lane);
-  return reinterpret_cast<const std::byte*>(bits);
-}
-
-template <bool kBuffered>
-__device__ __forceinline__ const std::byte* RecordOf(const std::byte* entry) {
-  if constexpr (!kBuffered) return entry;
-  return reinterpret_cast<const std::byte*>(reinterpret_cast<uint64_t>(entry) & kAddressBits);
-}
-
-// Where the record of an entry is to be written on the way; null: nowhere.
-__device__ __forceinline__ std::byte* TargetOfEntry(const BufferView& buffer, const std::byte* entry) {
-  const int32_t slot = SlotOfEntry(reinterpret_cast<uint64_t>(entry));
-  return slot < 0 ? nullptr : buffer.cache + static_cast<int64_t>(slot) * buffer.record_bytes;
-}
-
-// Adds the listed tokens of the part; this is warp `warp` of `warps` that do. kBuffered: the list holds entries, not
-// addresses; a kernel of its own, because telling them apart costs registers that the loop has not.
+// Adds the listed tokens of the part; this is warp `warp` of `warps` that do. kBuffered is a kernel of its own, because
+// telling entries apart costs registers that the loop has not.
 template <bool kBuffered, typename T, int kHeadDim, int kBlocks>
 __device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& task, const T* queries, int stride,
                                            int warp, int warps, AttendState<kHeadDim, kBlocks>& state) {
@@ -95,84 +79,44 @@ __device__ __forceinline__ void AttendPart(const StepArgs& args, const Task& tas
   const int g = lane / 4;
   const int t = lane % 4;
   const int64_t tokens = args.list_tokens[task.number];
-  const std::byte* const* addresses = args.addresses + task.head->first_address;
+  const auto* entries = reinterpret_cast<const uint64_t*>(args.addresses + task.head->first_address);
   const int64_t tiles = (tokens + kTokenTile - 1) / kTokenTile;
   const int64_t end = Cut(tiles, task.index + 1, task.parts);
-  // Lane i of a tile holds the address of its token i % 16; behind the list the last one stands again.
-  const auto address_of = [&](int64_t tile) {
-    return tile < end ? addresses[min(tile * kTokenTile + lane % kTokenTile, tokens - 1)] : nullptr;
+  // Lane i of a tile holds the entry of its token i % 16; behind the list the last one stands again.
+  const auto entry_of = [&](int64_t tile) {
+    return tile < end ? entries[min(tile * kTokenTile + lane % kTokenTile, tokens - 1)] : 0;
   };
   int64_t tile = Cut(tiles, task.index, task.parts) + warp;
-  const std::byte* next = address_of(tile);
+  uint64_t next = entry_of(tile);
   if (tile >= end) return;
-  uint4 keys[2][kHeadDim / 32];
-  uint4 values[4][kHeadDim / 64];
-  const auto load_keys = [&](const std::byte* address) {
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      const std::byte* record = RecordOf<kBuffered>(ShuffleAddress(address, 8 * n + g));
-#pragma unroll
-      for (int j = 0; j < kHeadDim / 32; ++j) keys[n][j] = LoadOnce(record + 64 * j + 16 * t);
-    }
-  };
-  const auto load_values = [&](const std::byte* address) {
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const std::byte* record = RecordOf<kBuffered>(ShuffleAddress(address, 2 * t + k / 2 * 8 + k % 2)) + 2 * kHeadDim;
-#pragma unroll
-      for (int i = 0; i < kHeadDim / 64; ++i) values[k][i] = LoadOnce(record + 128 * i + 16 * g);
-    }
-  };
-  // What came from home is written to its slot from the registers.
-  const auto admit_keys = [&](const std::byte* entry) {
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      std::byte* target = TargetOfEntry(args.buffer, ShuffleAddress(entry, 8 * n + g));
-      if (target == nullptr) continue;
-#pragma unroll
-      for (int j = 0; j < kHeadDim / 32; ++j) *reinterpret_cast<uint4*>(target + 64 * j + 16 * t) = keys[n][j];
-    }
-  };
-  const auto admit_values = [&](const std::byte* entry) {
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      std::byte* target = TargetOfEntry(args.buffer, ShuffleAddress(entry, 2 * t + k / 2 * 8 + k % 2));
-      if (target == nullptr) continue;
-#pragma unroll
-      for (int i = 0; i < kHeadDim / 64; ++i) {
-        *reinterpret_cast<uint4*>(target + 2 * kHeadDim + 128 * i + 16 * g) = values[k][i];
-      }
-    }
-  };
-  load_keys(next);
-  load_values(next);
-  const auto any_admitted = [](const std::byte* entry) {
-    return kBuffered && __any_sync(kAllLanes, SlotOfEntry(reinterpret_cast<uint64_t>(entry)) >= 0) != 0;
-  };
-  bool admits = any_admitted(next);
-  next = address_of(tile + warps);
+  TokenTile<kBuffered, T, kHeadDim> loaded;
+  loaded.LoadKeys(args.buffer, next);
+  loaded.LoadValues(args.buffer, next);
+  bool at_home = loaded.AnyAtHome(next);
+  next = entry_of(tile + warps);
   for (; tile < end; tile += warps) {
     // Keys and values of the next tile are asked for as soon as this one's are used.
     const bool more = tile + warps < end;
-    const std::byte* after = address_of(tile + 2 * warps);
-    if (admits) admit_keys(address_of(tile));
+    const uint64_t after = entry_of(tile + 2 * warps);
+    if (at_home) loaded.FinishKeys(args.buffer, entry_of(tile));
     float scores[2][4] = {};
 #pragma unroll
     for (int j = 0; j < kHeadDim / 32; ++j) {
       const uint4 query = *reinterpret_cast<const uint4*>(queries + g * stride + 32 * j + 8 * t);
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
-        Mma<T>::Run(scores[n], query.x, 0, query.y, 0, keys[n][j].x, keys[n][j].y);
-        Mma<T>::Run(scores[n], query.z, 0, query.w, 0, keys[n][j].z, keys[n][j].w);
+        const uint4& key = loaded.keys[n][j];
+        Mma<T>::Run(scores[n], query.x, 0, query.y, 0, key.x, key.y);
+        Mma<T>::Run(scores[n], query.z, 0, query.w, 0, key.z, key.w);
       }
     }
-    if (more) load_keys(next);
+    if (more) loaded.LoadKeys(args.buffer, next);
     const auto left = static_cast<int>(min(int64_t{kTokenTile}, tokens - tile * kTokenTile));
     SoftmaxTile(args.scale * kLog2E, left, task.queries, scores, state);
-    if (admits) admit_values(address_of(tile));
-    AddValues<T>(scores, values, state);
-    if (more) load_values(next);
-    admits = any_admitted(next);
+    if (at_home) loaded.FinishValues(args.buffer, entry_of(tile));
+    AddValues<T>(scores, loaded.values, state);
+    if (more) loaded.LoadValues(args.buffer, next);
+    at_home = loaded.AnyAtHome(next);
     next = after;
   }
   state.sum += __shfl_xor_sync(kAllLanes, state.sum, 1);

@@ -47,8 +47,8 @@ Status CheckOptions(const DecodeStepOptions& options, const Sequences* sequences
     return InvalidArgument("storage: must be float16 or bfloat16", StatusDetail::kUnknownDType);
   }
   if (options.buffer != nullptr &&
-      options.buffer->view().record_bytes != static_cast<int32_t>(TokenBytes(shape.head_dim))) {
-    return InvalidArgument("buffer: of another head_dim", StatusDetail::kBadSize);
+      (options.buffer->options().head_dim != shape.head_dim || options.buffer->options().storage != shape.storage)) {
+    return InvalidArgument("buffer: of another head_dim or storage", StatusDetail::kBadSize);
   }
   if (!std::isfinite(shape.scale)) return InvalidArgument("scale: not finite", StatusDetail::kNonFinite);
   if (options.max_batch < 1 || options.max_batch > 4096 || options.cluster_tokens < 1 || options.max_tokens < 1 ||

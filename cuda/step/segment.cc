@@ -16,7 +16,7 @@ namespace {
 
 size_t Reserve(size_t count, size_t* bytes) {
   const size_t place = *bytes;
-  *bytes += (count + kPartAlignment - 1) / kPartAlignment * kPartAlignment;
+  *bytes += (count + 127) / 128 * 128;
   return place;
 }
 

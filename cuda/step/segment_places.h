@@ -9,10 +9,8 @@
 
 namespace swell::cuda {
 
-// Of every part. The low eight bits of a token record's address are free for the list of a step (wave_buffer.h).
-constexpr size_t kPartAlignment = 256;
-
-// Bytes from the beginning of the memory. The index is all behind the rows, in one piece from the tiles on.
+// Bytes from the beginning of the memory, multiples of 128. The index is all behind the rows, in one piece from the
+// tiles on.
 struct HeadPlaces {
   size_t rows = 0;                   // token records
   size_t tiles[kLevels] = {};        // TileRecords

@@ -14,6 +14,7 @@
 #include "cuda/buffer/wave_buffer.h"
 #include "cuda/device/device.h"
 #include "cuda/step/decode_step.h"
+#include "lib/base/convert.h"
 #include "tests/cuda/step_world.h"
 
 namespace swell::cuda {
@@ -32,7 +33,8 @@ struct Case {
   DType dtype = DType::kBFloat16;
   RetrievalOptions retrieval;
   const char* name = "";
-  int64_t cached_tokens = 0;  // of a wave buffer; 0: all rows in device memory
+  int64_t cached_tokens = 0;   // of a wave buffer; 0: all rows in device memory
+  bool bytes_at_home = false;  // int8
 };
 
 inline RetrievalOptions Share(float share) {
@@ -73,7 +75,9 @@ class StepTest {
     if (test.cached_tokens > 0) {
       const uint64_t record = TokenBytes(test.head_dim);
       auto buffer = WaveBuffer::Make({.head_dim = test.head_dim,
-                                      .home_bytes = kHomeRecords * record,
+                                      .storage = test.dtype,
+                                      .home = test.bytes_at_home ? DType::kInt8 : test.dtype,
+                                      .home_bytes = kHomeRecords * record / (test.bytes_at_home ? 2 : 1),
                                       .cache_bytes = static_cast<uint64_t>(test.cached_tokens) * record});
       EXPECT_TRUE(buffer.ok()) << buffer.status().message();
       options.buffer = buffer_ = *std::move(buffer);
@@ -120,6 +124,9 @@ class StepTest {
       ASSERT_TRUE(moved.ok()) << moved.status().message();
       ASSERT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
       device = *std::move(moved);
+      for (HostRows& rows : sequence.segments.back()->heads) {
+        if (test_.bytes_at_home) RoundToBytes(rows);
+      }
     }
     ASSERT_TRUE(sequences_->AddSegment(sequence.id, 0, sequence.segments.back()->device).ok());
   }
@@ -220,12 +227,12 @@ class StepTest {
 
   // Token records of clustered segments that the last step listed, of all heads.
   std::vector<int64_t> ListedRecords() const {
-    const BufferView& view = buffer_->view();
+    const int32_t record_bytes = buffer_->view().record_bytes;
     std::vector<int64_t> records;
     for (const auto& listed : StepWorld::Listed(*step_, 0, batch_.size() * 2)) {
       for (const std::byte* address : listed) {
-        const int64_t record = (address - view.home) / view.record_bytes;
-        if (address >= view.home && record < view.home_records) records.push_back(record);
+        const auto bits = reinterpret_cast<uint64_t>(address);
+        if ((bits & kHomeBase) != 0) records.push_back(static_cast<int64_t>(bits - kHomeBase) / record_bytes);
       }
     }
     return records;
@@ -244,6 +251,21 @@ class StepTest {
     to.Set(rows);
     rows.resize(used);
     return rows;
+  }
+
+  // What rows become that are kept as int8.
+  void RoundToBytes(HostRows& rows) const {
+    const int64_t d = test_.head_dim;
+    std::vector<int8_t> bytes(static_cast<size_t>(d));
+    for (std::vector<uint16_t>* of : {&rows.keys, &rows.values}) {
+      std::vector<float> floats = world_.Floats(*of);
+      for (int64_t at = 0; at < static_cast<int64_t>(floats.size()); at += d) {
+        float scale = 0;
+        ASSERT_TRUE(QuantizeRow(floats.data() + at, d, bytes.data(), &scale));
+        DecodeRow(DType::kInt8, bytes.data(), scale, d, floats.data() + at);
+      }
+      ASSERT_TRUE(ConvertFromFloat(floats.data(), static_cast<int64_t>(floats.size()), test_.dtype, of->data()));
+    }
   }
 
   void Check(const std::vector<float>& queries) {

@@ -158,11 +158,13 @@ std::vector<std::set<const std::byte*>> StepWorld::Listed(const DecodeStep& step
                                                                 static_cast<size_t>(counts[h]));
     const BufferView& buffer = args.buffer;
     for (const std::byte*& address : addresses) {
-      address = reinterpret_cast<const std::byte*>(reinterpret_cast<uint64_t>(address) & kAddressBits);
+      const auto entry = reinterpret_cast<uint64_t>(address);
       const int64_t slot = buffer.slots > 0 ? (address - buffer.cache) / buffer.record_bytes : 0;
-      if (buffer.slots > 0 && address >= buffer.cache && slot < buffer.slots) {
-        address = buffer.home + int64_t{owners[slot]} * buffer.record_bytes;
-      }
+      int64_t record = -1;
+      if (IsAtHome(entry)) record = RecordOfEntry(entry);
+      if (!IsAtHome(entry) && buffer.slots > 0 && address >= buffer.cache && slot < buffer.slots) record = owners[slot];
+      if (record < 0) continue;
+      address = reinterpret_cast<const std::byte*>(kHomeBase + static_cast<uint64_t>(record * buffer.record_bytes));
     }
     listed.emplace_back(addresses.begin(), addresses.end());
     EXPECT_EQ(listed.back().size(), addresses.size()) << "a token is listed twice";
