@@ -6,7 +6,9 @@ namespace swell::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kMaintainThreads = 1024;
+constexpr int kPublishCtas = 64;
+constexpr int kSweepThreads = 1024;
+static_assert(kSweepThreads / 32 == 32, "a warp adds up the sums of all warps");
 constexpr int kLookUpCtas = 8;  // of a head
 
 unsigned CtasFor(int64_t count) { return static_cast<unsigned>((count + kThreads - 1) / kThreads); }
@@ -73,9 +75,11 @@ __global__ void __launch_bounds__(kThreads) LookUpKernel(const StepArgs args) {
 
 // --- maintenance ----------------------------------------------------------------------------------------------------
 
-// Those that were handed out in the step hold their record now, unless it was forgotten.
-__device__ __forceinline__ void Publish(const BufferView& view, int32_t free, int32_t taken) {
-  for (int32_t i = threadIdx.x; i < taken; i += kMaintainThreads) {
+// Those that were handed out in the step hold their record now, unless it was forgotten. Grid [kPublishCtas].
+__global__ void __launch_bounds__(kThreads) PublishKernel(const BufferView view) {
+  const int32_t free = view.counters->free;
+  const int32_t taken = min(view.counters->taken, free);
+  for (int32_t i = blockIdx.x * kThreads + threadIdx.x; i < taken; i += kPublishCtas * kThreads) {
     const int32_t slot = view.free_slots[free - 1 - i];
     const int32_t record = view.owners[slot];
     const bool holds = view.places[record] == ClaimOf(slot);
@@ -84,54 +88,89 @@ __device__ __forceinline__ void Publish(const BufferView& view, int32_t free, in
   }
 }
 
-// Number of threads before this one for which `is` holds; *all: of all. The CTA.
-__device__ __forceinline__ int CountBefore(bool is, int* counts, int* all) {
+// Sum over the threads before this one; *all: of all. The CTA; a barrier before the next call.
+__device__ __forceinline__ int SumBefore(int value, int* sums, int* all) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const unsigned of_warp = __ballot_sync(kAllLanes, is);
-  if (lane == 0) counts[warp] = __popc(of_warp);
+  int sum = value;
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const int other = __shfl_up_sync(kAllLanes, sum, distance);
+    if (lane >= distance) sum += other;
+  }
+  if (lane == 31) sums[warp] = sum;
   __syncthreads();
-  int before = __popc(of_warp & ((1U << lane) - 1));
-  const int count = counts[lane];
-  before += static_cast<int>(__reduce_add_sync(kAllLanes, static_cast<unsigned>(lane < warp ? count : 0)));
-  *all = static_cast<int>(__reduce_add_sync(kAllLanes, static_cast<unsigned>(count)));
-  return before;
+  const int of_warp = sums[lane];
+  *all = static_cast<int>(__reduce_add_sync(kAllLanes, static_cast<unsigned>(of_warp)));
+  return sum - value + static_cast<int>(__reduce_add_sync(kAllLanes, static_cast<unsigned>(lane < warp ? of_warp : 0)));
 }
 
-// One CTA. The hand goes over the slots a stretch at a time and stops behind the last victim that is needed.
-__global__ void __launch_bounds__(kMaintainThreads) MaintainKernel(const BufferView view) {
-  __shared__ int counts[kMaintainThreads / 32];
-  __shared__ int stop;
+// Sixteen slots that lie side by side, as the hand passes them.
+struct Chunk {
+  alignas(16) SlotState states[kChunk];
+  alignas(16) int32_t owners[kChunk];
+};
+
+// Passes the slots first .. kChunk of a chunk until `needed` are free; these go to `to`. Returns the slots passed.
+__device__ __forceinline__ int PassChunk(const BufferView& view, int32_t base, int first, int needed, int32_t* to,
+                                         Chunk& chunk, unsigned* evicted) {
+  int end = kChunk;
+#pragma unroll
+  for (int i = 0; i < kChunk; ++i) {
+    if (i < first || i >= end) continue;
+    SlotState& state = chunk.states[i];
+    if (state == SlotState::kReferenced) {
+      state = SlotState::kIdle;
+    } else if (state != SlotState::kFree) {
+      if (state == SlotState::kIdle) view.places[chunk.owners[i]] = kNotCached;
+      *evicted += state == SlotState::kIdle ? 1 : 0;
+      state = SlotState::kFree;
+      *to++ = base + i;
+      if (--needed == 0) end = i + 1;
+    }
+  }
+  return end;
+}
+
+// One CTA, after PublishKernel. The hand goes over the slots a stretch of chunks at a time and stops behind the last
+// victim that is needed. Behind the slots the chunks are filled up with free ones, which are passed.
+__global__ void __launch_bounds__(kSweepThreads) SweepKernel(const BufferView view) {
+  __shared__ int sums[kSweepThreads / 32];
+  __shared__ int32_t next_hand;
   const int thread = static_cast<int>(threadIdx.x);
   BufferCounters& counters = *view.counters;
-  const int32_t free = counters.free;
-  const int32_t taken = min(counters.taken, free);
-  Publish(view, free, taken);
-  int32_t left = free - taken, hand = counters.hand;
+  const int32_t chunks = (view.slots + kChunk - 1) / kChunk;
+  const int stretch = min(kSweepThreads, chunks);
+  int32_t left = counters.free - min(counters.taken, counters.free), hand = counters.hand;
   unsigned evicted = 0;
-  const int stretch = min(kMaintainThreads, view.slots);
-  for (int64_t swept = 0; left < view.reserve && swept < int64_t{2} * view.slots;) {
-    if (thread == 0) stop = stretch;
-    __syncthreads();  // Publish and the stretch before are done
-    const int32_t slot = (hand + thread) % view.slots;
-    const SlotState state = thread < stretch ? view.states[slot] : SlotState::kFree;
-    const bool victim = state == SlotState::kIdle || state == SlotState::kForgotten;
+  // Twice round: the first may have to clear every bit.
+  for (int64_t swept = 0; left < view.reserve && swept <= int64_t{2} * chunks; swept += stretch) {
+    const int32_t base = (hand / kChunk + thread) % chunks * kChunk;
+    const int first = thread == 0 ? hand % kChunk : thread < stretch ? 0 : kChunk;
+    Chunk chunk;
+    *reinterpret_cast<uint4*>(chunk.states) = *reinterpret_cast<const uint4*>(view.states + base);
     int victims = 0;
-    const int rank = CountBefore(victim, counts, &victims);
-    const int needed = view.reserve - left;
-    if (victim && rank == needed - 1) stop = thread + 1;
-    __syncthreads();
-    const int passed = stop;
-    if (thread < passed && victim) {
-      if (state == SlotState::kIdle) view.places[view.owners[slot]] = kNotCached;
-      if (state == SlotState::kIdle) ++evicted;
-      view.states[slot] = SlotState::kFree;
-      view.free_slots[left + rank] = slot;
-    } else if (thread < passed && state == SlotState::kReferenced) {
-      view.states[slot] = SlotState::kIdle;
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      const bool victim = chunk.states[i] == SlotState::kIdle || chunk.states[i] == SlotState::kForgotten;
+      victims += victim && i >= first ? 1 : 0;
     }
-    left += min(victims, needed);
-    hand = (hand + passed) % view.slots;
-    swept += passed;
+    int all = 0;
+    const int rank = SumBefore(victims, sums, &all);
+    const int needed = view.reserve - left;
+    if (thread == 0) next_hand = (hand / kChunk + stretch) % chunks * kChunk;
+    __syncthreads();
+    if (rank < needed && first < kChunk) {
+#pragma unroll
+      for (int i = 0; i < kChunk / 4 && victims > 0; ++i) {
+        reinterpret_cast<int4*>(chunk.owners)[i] = reinterpret_cast<const int4*>(view.owners + base)[i];
+      }
+      const int end = PassChunk(view, base, first, needed - rank, view.free_slots + left + rank, chunk, &evicted);
+      *reinterpret_cast<uint4*>(view.states + base) = *reinterpret_cast<const uint4*>(chunk.states);
+      if (rank + victims >= needed) next_hand = (base + end) % (chunks * kChunk);
+    }
+    __syncthreads();
+    left += min(all, needed);
+    hand = next_hand;
     __syncthreads();
   }
   evicted = __reduce_add_sync(kAllLanes, evicted);
@@ -214,8 +253,10 @@ Status LaunchLookUp(const StepArgs& args, const StepLaunch& launch) {
 }
 
 Status LaunchMaintain(const BufferView& view, cudaStream_t stream) {
-  MaintainKernel<<<1, kMaintainThreads, 0, stream>>>(view);
-  return FromCuda(cudaGetLastError(), "maintenance of a buffer");
+  PublishKernel<<<kPublishCtas, kThreads, 0, stream>>>(view);
+  SWELL_RETURN_IF_ERROR(FromCuda(cudaGetLastError(), "maintenance of a buffer"));
+  SweepKernel<<<1, kSweepThreads, 0, stream>>>(view);
+  return FromCuda(cudaGetLastError(), "eviction of a buffer");
 }
 
 Status LaunchForget(const BufferView& view, int64_t first, int64_t count, cudaStream_t stream) {

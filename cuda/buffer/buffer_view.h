@@ -27,6 +27,9 @@ enum class SlotState : uint8_t {
   kForgotten = 3,   // holds nothing any more
 };
 
+// The hand of the clock passes so many slots of a thread at once; arrays of slots are allocated up to a multiple.
+constexpr int32_t kChunk = 16;
+
 struct BufferCounters {
   int32_t free;             // slots on the stack
   int32_t taken;            // asked for in the step that is open, from the top of the stack; may be more than there are

@@ -89,7 +89,7 @@ Status WaveBuffer::Allocate() {
   cache_ = *std::move(cache);
   view_.cache = static_cast<std::byte*>(cache_.get());
   const auto records = static_cast<size_t>(view_.home_records);
-  const size_t of_slots = RoundUp(static_cast<size_t>(view_.slots) * sizeof(int32_t));
+  const size_t of_slots = RoundUp((static_cast<size_t>(view_.slots) + kChunk) * sizeof(int32_t));
   const size_t of_records = RoundUp(records * sizeof(int32_t));
   const size_t of_scales = options_.home == DType::kInt8 ? RoundUp(records * sizeof(RowScales)) : 0;
   auto books =
