@@ -18,6 +18,7 @@ struct Command {
 Command AddRun(CLI::App& program);
 Command AddChat(CLI::App& program);
 Command AddBench(CLI::App& program);
+Command AddCacheSim(CLI::App& program);
 Command AddFidelity(CLI::App& program);
 Command AddIndexBench(CLI::App& program);
 Command AddInspect(CLI::App& program);

@@ -20,8 +20,9 @@ int RunProgram(int argc, char** argv) {
   program.require_subcommand(1);
   program.get_formatter()->column_width(36);
   program.footer("Exit codes: 0 done, 1 something failed while running, 2 wrong command line, 130 Ctrl-C.");
-  const Command commands[] = {AddRun(program),   AddChat(program),  AddFidelity(program),   AddInspect(program),
-                              AddSpeed(program), AddTrace(program), AddIndexBench(program), AddBench(program)};
+  const Command commands[] = {AddRun(program),        AddChat(program),     AddFidelity(program),
+                              AddInspect(program),    AddSpeed(program),    AddTrace(program),
+                              AddIndexBench(program), AddCacheSim(program), AddBench(program)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
