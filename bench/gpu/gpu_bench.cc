@@ -51,10 +51,14 @@ void PrintBuffered(const std::map<Size, double>& sdpa) {
   using namespace swell;
   constexpr double kCacheShare = 0.05;
   const std::vector<double> walks = {0.97, 0.98, 0.99, 0.995};
+  const bench::BufferSetting settings[] = {
+      {kCacheShare, DType::kBFloat16, 0}, {kCacheShare, DType::kBFloat16, 1}, {kCacheShare, DType::kInt8, 0}};
   const double link = bench::HostBandwidth();
   std::printf("\nhost to device %.1f GB/s; cache of %.0f %%\n\n", link, 100 * kCacheShare);
-  std::printf("| context, batch | at home | correlation | hit ratio | step us | SDPA / step | host bytes' time us |\n");
-  std::printf("| --- | --- | --- | --- | --- | --- | --- |\n");
+  std::printf(
+      "| context, batch | at home | preference | correlation | hit ratio | step us | SDPA / step | host bytes' time us "
+      "|\n");
+  std::printf("| --- | --- | --- | --- | --- | --- | --- | --- |\n");
   std::unique_ptr<bench::SyntheticLayer> content;
   int64_t content_tokens = 0;
   for (const auto& [tokens, batch] : {Size{131072, 1}, Size{131072, 4}, Size{131072, 16}, Size{1048576, 1}}) {
@@ -62,11 +66,12 @@ void PrintBuffered(const std::map<Size, double>& sdpa) {
     content_tokens = tokens;
     const auto found = sdpa.find({tokens, batch});
     const double reference = found != sdpa.end() ? found->second : 0;
-    for (const DType home : {DType::kBFloat16, DType::kInt8}) {
-      for (const auto& times : bench::TimeBufferedStep(*content, tokens, batch, kCacheShare, home, walks)) {
-        std::printf("| %lldK, %d | %s | %.3f | %.3f | %.1f | %.1f | %.1f |\n", static_cast<long long>(tokens / 1024),
-                    batch, home == DType::kInt8 ? "int8" : "bf16", times.walk, times.hit_ratio, times.step_us,
-                    reference / times.step_us, times.host_bytes / link / 1000);
+    for (const bench::BufferSetting& setting : settings) {
+      for (const auto& times : bench::TimeBufferedStep(*content, tokens, batch, setting, walks)) {
+        std::printf("| %lldK, %d | %s | %.0f | %.3f | %.3f | %.1f | %.1f | %.1f |\n",
+                    static_cast<long long>(tokens / 1024), batch, setting.home == DType::kInt8 ? "int8" : "bf16",
+                    setting.preference, times.walk, times.hit_ratio, times.step_us, reference / times.step_us,
+                    times.host_bytes / link / 1000);
       }
     }
     std::fflush(stdout);

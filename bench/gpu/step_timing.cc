@@ -40,17 +40,18 @@ class Buffer {
 // Layers with the same content at different addresses, and a query for each step of the graph.
 class Rig {
  public:
-  // `cache_share` of the rows' bytes cached on the device, the rows in host memory; 0: all in device memory.
-  Rig(const SyntheticLayer& content, int64_t tokens, int32_t batch, int32_t layers, double cache_share = 0,
-      DType home = DType::kBFloat16)
+  // Without a share for the cache all rows are in device memory.
+  Rig(const SyntheticLayer& content, int64_t tokens, int32_t batch, int32_t layers, const BufferSetting& setting = {})
       : tokens_(tokens), batch_(batch), layers_(layers) {
-    if (cache_share > 0) {
+    if (setting.cache_share > 0) {
       const auto rows = static_cast<double>(tokens * batch * kKvHeads * layers);
       const double bytes = rows * static_cast<double>(cuda::TokenBytes(kHeadDim));
-      auto buffer = cuda::WaveBuffer::Make({.head_dim = kHeadDim,
-                                            .home = home,
-                                            .home_bytes = static_cast<uint64_t>(bytes) / (home == DType::kInt8 ? 2 : 1),
-                                            .cache_bytes = static_cast<uint64_t>(cache_share * bytes)});
+      auto buffer =
+          cuda::WaveBuffer::Make({.head_dim = kHeadDim,
+                                  .home = setting.home,
+                                  .home_bytes = static_cast<uint64_t>(bytes) / (setting.home == DType::kInt8 ? 2 : 1),
+                                  .cache_bytes = static_cast<uint64_t>(setting.cache_share * bytes),
+                                  .preference = setting.preference});
       Check(buffer.status());
       buffer_ = *std::move(buffer);
     }
@@ -232,8 +233,8 @@ int32_t LayersOf(int64_t tokens, int32_t batch) {
 }  // namespace
 
 std::vector<BufferedTimes> TimeBufferedStep(const SyntheticLayer& content, int64_t tokens, int32_t batch,
-                                            double cache_share, DType home, const std::vector<double>& walks) {
-  const Rig rig(content, tokens, batch, LayersOf(tokens, batch), cache_share, home);
+                                            const BufferSetting& setting, const std::vector<double>& walks) {
+  const Rig rig(content, tokens, batch, LayersOf(tokens, batch), setting);
   std::vector<BufferedTimes> times;
   for (const double walk : walks) times.push_back(rig.TimeWalk(walk));
   return times;

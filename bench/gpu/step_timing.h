@@ -31,10 +31,17 @@ struct BufferedTimes {
   double host_bytes = 0;  // read from host memory, of a step
 };
 
-// The same with all rows in host memory, as bfloat16 or int8, and `cache_share` of their bytes cached on the device,
-// for queries that walk: a time for each correlation.
+// How a buffer is made: kept as `home` in host memory, with `cache_share` of the rows' bytes cached on the device and
+// WaveBufferOptions::preference.
+struct BufferSetting {
+  double cache_share = 0;
+  DType home = DType::kBFloat16;
+  float preference = 0;
+};
+
+// The same with all rows in host memory, for queries that walk: a time for each correlation.
 std::vector<BufferedTimes> TimeBufferedStep(const SyntheticLayer& content, int64_t tokens, int32_t batch,
-                                            double cache_share, DType home, const std::vector<double>& walks);
+                                            const BufferSetting& setting, const std::vector<double>& walks);
 
 }  // namespace swell::bench
 

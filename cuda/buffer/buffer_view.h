@@ -59,6 +59,7 @@ struct BufferView {
   int32_t reserve;
   int32_t record_bytes;
   int32_t home_record_bytes;
+  float preference;  // WaveBufferOptions::preference
 };
 
 // Selection lists records by address. One that lives at home has no address in device memory but this one, which leads

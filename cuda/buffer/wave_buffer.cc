@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <new>
 #include <utility>
@@ -63,6 +64,9 @@ Result<std::shared_ptr<WaveBuffer>> WaveBuffer::Make(const WaveBufferOptions& op
   if (options.reserve_slots < 0 || static_cast<uint64_t>(options.reserve_slots) > options.cache_bytes / record) {
     return InvalidArgument("reserve_slots: must be 0 .. slots", StatusDetail::kBadSize);
   }
+  if (!(options.preference >= 0) || std::isinf(options.preference)) {
+    return InvalidArgument("preference: must be 0 or more nats", StatusDetail::kBadSize);
+  }
   std::shared_ptr<WaveBuffer> buffer(new WaveBuffer(options));
   SWELL_RETURN_IF_ERROR(buffer->Allocate());
   return buffer;
@@ -73,6 +77,7 @@ Result<std::shared_ptr<WaveBuffer>> WaveBuffer::Make(const WaveBufferOptions& op
 Status WaveBuffer::Allocate() {
   view_.record_bytes = static_cast<int32_t>(TokenBytes(options_.head_dim));
   view_.home_record_bytes = static_cast<int32_t>(HomeRecordBytes(options_));
+  view_.preference = options_.preference;
   view_.home_records = static_cast<int64_t>(options_.home_bytes / view_.home_record_bytes);
   view_.slots = static_cast<int32_t>(options_.cache_bytes / view_.record_bytes);
   view_.reserve = static_cast<int32_t>(options_.reserve_slots != 0 ? options_.reserve_slots

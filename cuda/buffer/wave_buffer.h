@@ -34,6 +34,9 @@ struct WaveBufferOptions {
   uint64_t home_bytes = 0;           // of token records in host memory, pinned at once
   uint64_t cache_bytes = 0;          // of token records in device memory
   int64_t reserve_slots = 0;         // free slots for the misses of a step; 0: a sixteenth of the slots, at least one
+  // Nats, 0 or more, by which selection prefers clusters whose first token is cached, or lives in device memory, to the
+  // others. Above 0 fewer tokens are missed, and what a step reads depends on the steps before it.
+  float preference = 0;
 };
 
 class WaveBuffer : public std::enable_shared_from_this<WaveBuffer> {

@@ -294,10 +294,11 @@ Status DecodeStep::LaunchStages(int32_t layer, const DecodeCall& call, int stage
   if (options_.buffer != nullptr) SWELL_RETURN_IF_ERROR(ForkMaintenance(stream));
   for (int level = args.rules.two_level; level >= 0; --level) {
     if (stages-- > 0) SWELL_RETURN_IF_ERROR(LaunchScore(args, launch, level, level == args.rules.two_level));
+    if (level == 0 && args.buffer.preference > 0) SWELL_RETURN_IF_ERROR(AwaitMaintenance(stream));
     if (stages-- > 0) SWELL_RETURN_IF_ERROR(LaunchSelect(args, launch, level));
   }
   if (options_.buffer != nullptr) {
-    SWELL_RETURN_IF_ERROR(FromCuda(cudaStreamWaitEvent(stream, maintained_, 0), "cudaStreamWaitEvent"));
+    SWELL_RETURN_IF_ERROR(AwaitMaintenance(stream));
     if (stages-- > 0) SWELL_RETURN_IF_ERROR(LaunchLookUp(args, launch));
   }
   return stages > 0 ? LaunchAttend(args, launch) : OkStatus();
@@ -309,6 +310,10 @@ Status DecodeStep::ForkMaintenance(cudaStream_t stream) {
   SWELL_RETURN_IF_ERROR(FromCuda(cudaStreamWaitEvent(side_, begun_, 0), "cudaStreamWaitEvent"));
   SWELL_RETURN_IF_ERROR(LaunchMaintain(options_.buffer->view(), side_));
   return FromCuda(cudaEventRecord(maintained_, side_), "cudaEventRecord");
+}
+
+Status DecodeStep::AwaitMaintenance(cudaStream_t stream) {
+  return FromCuda(cudaStreamWaitEvent(stream, maintained_, 0), "cudaStreamWaitEvent");
 }
 
 }  // namespace swell::cuda

@@ -78,6 +78,7 @@ class DecodeStep {
   };
   DecodeStep(const DecodeStepOptions& options, const Sequences* sequences) : options_(options), sequences_(sequences) {}
   Status ForkMaintenance(cudaStream_t stream);
+  Status AwaitMaintenance(cudaStream_t stream);
   Status AllocatePlans();
   Status AllocateWorkspace();
   Status CheckLayer(int32_t layer) const;

@@ -173,10 +173,34 @@ __device__ __forceinline__ void MergeHeadSums(int32_t group, const PartSums* sum
   }
 }
 
-// Finds the key of every cluster of the stretch and counts its weight in the bin of the first digit.
+// Sum over the lanes before this one, of stretches of `kWidth` lanes.
+template <int kWidth>
+__device__ __forceinline__ uint32_t SumBefore(uint32_t x) {
+  uint32_t sum = x;
+#pragma unroll
+  for (int step = 1; step < kWidth; step *= 2) {
+    const uint32_t other = __shfl_up_sync(kAllLanes, sum, step, kWidth);
+    if (threadIdx.x % kWidth >= step) sum += other;
+  }
+  return sum - x;
+}
+
+// Whether this lane's cluster of `size` tokens is to be preferred: its first token needs no bus. All lanes.
+template <int kHeadDim>
+__device__ __forceinline__ bool IsNear(const BufferView& buffer, const Stretch<kHeadDim>& stretch, int32_t turn,
+                                       uint32_t size) {
+  const uint32_t row = SumBefore<kClusterTile>(size);
+  if (size == 0) return false;
+  const auto address = reinterpret_cast<uint64_t>(stretch.scores.contents[stretch.Tile(turn)]);
+  if (address < kHomeBase) return true;
+  return buffer.places[(address - kHomeBase) / (4 * kHeadDim) + row] >= 0;
+}
+
+// Finds the key of every cluster of the stretch and counts its weight in the bin of the first digit. With `preference`
+// clusters that are not near lose so many nats.
 template <int kHeadDim>
 __device__ __forceinline__ void RankStretch(const StepArgs& args, const Stretch<kHeadDim>& stretch, bool by_clusters,
-                                            SelectMemory& memory) {
+                                            float preference, SelectMemory& memory) {
   const bool by_mass = args.rules.by_mass != 0;
   const int c = threadIdx.x % kClusterTile;
   const int32_t turns = stretch.turns();
@@ -205,8 +229,10 @@ __device__ __forceinline__ void RankStretch(const StepArgs& args, const Stretch<
     }
 #pragma unroll
     for (int u = 0; u < kTurnsAtOnce; ++u) {
+      const bool loses = preference > 0 && !IsNear(args.buffer, stretch, first + u, shapes[u].size);
       if (!stretch.Has(first + u)) continue;
-      const float importance = by_mass ? logf(best[u] / static_cast<float>(args.group)) : best[u];
+      const float importance =
+          (by_mass ? logf(best[u] / static_cast<float>(args.group)) : best[u]) - (loses ? preference : 0);
       const uint32_t key = shapes[u].size == 0 ? kNoKey : KeyOf(importance);
       Keep(stretch, first + u, {key, shapes[u].size});
       if (shapes[u].size == 0) continue;
@@ -354,18 +380,6 @@ __device__ __forceinline__ void FindEnd(const Stretch<kHeadDim>& stretch, uint32
   }
   CollectCandidates(stretch, prefix, shift, memory);
   TakeCandidates(prefix << shift, before, budget, by_clusters, memory);
-}
-
-// Sum over the lanes before this one, of stretches of `kWidth` lanes.
-template <int kWidth>
-__device__ __forceinline__ uint32_t SumBefore(uint32_t x) {
-  uint32_t sum = x;
-#pragma unroll
-  for (int step = 1; step < kWidth; step *= 2) {
-    const uint32_t other = __shfl_up_sync(kAllLanes, sum, step, kWidth);
-    if (threadIdx.x % kWidth >= step) sum += other;
-  }
-  return sum - x;
 }
 
 // What the warps before this one list; `weigh` is what a listed cluster adds to the list.
@@ -531,7 +545,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1) SelectKernel(const StepArgs
     MergeHeadSums(args.group, args.scores[level].sums + int64_t{head.first_score_part[level]} * args.group,
                   head.n_score_parts[level], rank == 0, to, memory);
     __syncthreads();
-    RankStretch(args, stretch, by_clusters, memory);
+    RankStretch(args, stretch, by_clusters, level == 0 ? args.buffer.preference : 0, memory);
     FindEnd(stretch, static_cast<uint32_t>(level == 0 ? budget.retrieve : budget.open_tokens), by_clusters, true,
             memory);
   }

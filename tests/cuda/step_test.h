@@ -35,6 +35,7 @@ struct Case {
   const char* name = "";
   int64_t cached_tokens = 0;   // of a wave buffer; 0: all rows in device memory
   bool bytes_at_home = false;  // int8
+  float preference = 0;        // of the buffer
 };
 
 inline RetrievalOptions Share(float share) {
@@ -78,7 +79,8 @@ class StepTest {
                                       .storage = test.dtype,
                                       .home = test.bytes_at_home ? DType::kInt8 : test.dtype,
                                       .home_bytes = kHomeRecords * record / (test.bytes_at_home ? 2 : 1),
-                                      .cache_bytes = static_cast<uint64_t>(test.cached_tokens) * record});
+                                      .cache_bytes = static_cast<uint64_t>(test.cached_tokens) * record,
+                                      .preference = test.preference});
       EXPECT_TRUE(buffer.ok()) << buffer.status().message();
       options.buffer = buffer_ = *std::move(buffer);
     }
@@ -268,6 +270,12 @@ class StepTest {
     }
   }
 
+  // What selection knew of the cache: looking up leaves what is cached as it is.
+  Nearness NearnessNow() const {
+    const BufferView& view = buffer_->view();
+    return {view.preference, DeviceVector<int32_t>::ReadDevice(view.places, static_cast<size_t>(view.home_records))};
+  }
+
   void Check(const std::vector<float>& queries) {
     const size_t heads = batch_.size() * 2;
     const auto listed = StepWorld::Listed(*step_, 0, heads);
@@ -276,6 +284,7 @@ class StepTest {
     const std::vector<float> lse = scalars_[0]->Get();
     const std::vector<float> errors = scalars_[1]->Get();
     const std::vector<float> shares = scalars_[2]->Get();
+    const Nearness near = buffer_ == nullptr ? Nearness{} : NearnessNow();
     const int64_t d = test_.head_dim;
     // The estimate is weighed in bfloat16 whatever the storage is.
     const double tolerance = test_.dtype == DType::kFloat16 ? 5e-3 : 1e-2;
@@ -286,7 +295,7 @@ class StepTest {
                                       << " sequence " << sequence.id << " tail " << sequence.tail[0].tokens);
       const auto row = static_cast<int64_t>(head) * test_.group;
       const std::vector<float> own(queries.begin() + row * d, queries.begin() + (row + test_.group) * d);
-      world_.CheckChoice(sequence, kv_head, test_.retrieval, own, listed[head], opened[head]);
+      world_.CheckChoice(sequence, kv_head, test_.retrieval, own, listed[head], opened[head], near);
       const HeadAnswer answer = world_.Answer(sequence, kv_head, test_.retrieval, own, listed[head], opened[head]);
       for (int64_t g = 0; g < test_.group; ++g) {
         double difference = 0, norm = 0;

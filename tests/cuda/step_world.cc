@@ -252,7 +252,7 @@ Choices ChoicesOf(const HostSequence& sequence, int32_t kv_head, int32_t head_di
 
 void StepWorld::CheckChoice(const HostSequence& sequence, int32_t kv_head, const RetrievalOptions& retrieval,
                             const std::vector<float>& queries, const std::set<const std::byte*>& listed,
-                            const std::vector<const void*>& opened) const {
+                            const std::vector<const void*>& opened, const Nearness& near) const {
   const auto token_bytes = static_cast<int64_t>(TokenBytes(shape.head_dim));
   const Choices choices = ChoicesOf(sequence, kv_head, shape.head_dim, opened);
   const auto& [steady, clustered, clusters, runs, rows_of_run] = choices;
@@ -285,6 +285,14 @@ void StepWorld::CheckChoice(const HostSequence& sequence, int32_t kv_head, const
   attention::ScoreClusters(shape, queries.data(), runs, scores);
   attention::RankClusters(shape.group, runs, scores, retrieval.ranking, retrieval.kappa, importance.data(),
                           sizes.data(), log_mass.data());
+  for (size_t r = 0; near.preference > 0 && r < runs.size(); ++r) {
+    for (int64_t j = 0; j < runs[r].clusters; ++j) {
+      const auto address = reinterpret_cast<uint64_t>(rows_of_run[r]) +
+                           runs[r].view->first_rows[runs[r].first + j] * static_cast<uint64_t>(token_bytes);
+      const bool is_near = address < kHomeBase || near.places[(address - kHomeBase) / token_bytes] >= 0;
+      importance[r * kClusterTile + j] += is_near ? near.preference : 0;
+    }
+  }
   std::vector<attention::Zone> zones(static_cast<size_t>(entries));
   std::vector<uint32_t> scratch(static_cast<size_t>(entries));
   const attention::Retrieved expected = attention::SelectClusters(

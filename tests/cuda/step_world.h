@@ -73,6 +73,13 @@ struct HeadAnswer {
   std::vector<double> share;
 };
 
+// Which clusters selection prefers, by so many nats: those whose first token is not at home, or has a place in the
+// cache.
+struct Nearness {
+  float preference = 0;
+  std::vector<int32_t> places;  // BufferView's
+};
+
 class StepWorld {
  public:
   StepWorld(const HeadShape& shape, int32_t kv_heads, uint32_t seed);
@@ -93,7 +100,7 @@ class StepWorld {
   // Checks that the steady tokens and whole clusters were listed, and those that the CPU twin chooses.
   void CheckChoice(const HostSequence& sequence, int32_t kv_head, const RetrievalOptions& retrieval,
                    const std::vector<float>& queries, const std::set<const std::byte*>& listed,
-                   const std::vector<const void*>& opened) const;
+                   const std::vector<const void*>& opened, const Nearness& near = {}) const;
   // The answer of the formulas in float64, given what was read and opened.
   HeadAnswer Answer(const HostSequence& sequence, int32_t kv_head, const RetrievalOptions& retrieval,
                     const std::vector<float>& queries, const std::set<const std::byte*>& listed,

@@ -167,6 +167,31 @@ TEST(WaveBufferTest, AnswersAsFromDeviceMemory) {
   }
 }
 
+// Choices are the CPU's with the preference, and more of what is read is cached.
+TEST(WaveBufferTest, PrefersWhatIsCached) {
+  if (NoDevice()) GTEST_SKIP() << "no CUDA device";
+  for (Case test : Cases()) {
+    unsigned long long hits[2] = {};
+    for (const float preference : {0.0F, 2.0F}) {
+      test.cached_tokens = 900;
+      test.preference = preference;
+      StepTest runner(test, 2, kSeed + 5);
+      HostSequence first = runner.Create({2048, 700});
+      HostSequence second = runner.Create({1100, 64});
+      runner.SetBatch({&first, &second});
+      runner.Capture();
+      for (int i = 0; i < 8; ++i) {
+        runner.Step();
+        CheckBooks(runner);
+      }
+      hits[preference > 0] = CountersOf(runner).hits;
+    }
+    if (test.retrieval.retrieve_share < 1) {
+      EXPECT_GT(hits[1], hits[0] + hits[0] / 10) << test.name << " head_dim " << test.head_dim;
+    }
+  }
+}
+
 // The same blocks are hit by CLOCK on the CPU; only the order within a step differs.
 TEST(WaveBufferTest, HitsAsItsTwin) {
   if (NoDevice()) GTEST_SKIP() << "no CUDA device";
@@ -233,6 +258,10 @@ TEST(WaveBufferTest, RefusesWhatItCannotDo) {
   EXPECT_EQ(code({.home_bytes = 1 << 20, .cache_bytes = 0}), StatusCode::kInvalidArgument);
   EXPECT_EQ(code({.home_bytes = 1 << 20, .cache_bytes = uint64_t{1} << 42}), StatusCode::kInvalidArgument);
   EXPECT_EQ(code({.home_bytes = 1 << 20, .cache_bytes = 512, .reserve_slots = 2}), StatusCode::kInvalidArgument);
+  for (const float preference : {-1.0F, INFINITY, NAN}) {
+    EXPECT_EQ(code({.home_bytes = 1 << 20, .cache_bytes = 1 << 20, .preference = preference}),
+              StatusCode::kInvalidArgument);
+  }
   if (NoDevice()) {
     EXPECT_EQ(code({.home_bytes = 1 << 20, .cache_bytes = 1 << 20}), StatusCode::kUnavailable);
     return;
