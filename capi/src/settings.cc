@@ -97,7 +97,7 @@ Status CreateRetrieval(const swell_retrieval_options* options, const swell_budge
 Status ReadSequenceOptions(const swell_sequence_options* from, SequenceOptions* target) {
   swell_sequence_options options = ToC(*target);
   SWELL_RETURN_IF_ERROR(ReadStruct("options", from, &options));
-  SWELL_RETURN_IF_ERROR(CheckEnum("options.index", options.index, IndexKind::kWave));
+  SWELL_RETURN_IF_ERROR(CheckEnum("options.index", options.index, IndexKind::kScan));
   target->index.kind = static_cast<IndexKind>(options.index);
   target->index.cluster_tokens = options.cluster_tokens;
   target->index.iterations = options.iterations;

@@ -53,7 +53,9 @@ struct BudgetOverride {
   float retrieve_share = 0;  // replaces RetrievalOptions::retrieve_share, (0, 1]
 };
 
-// What attention reads exactly, what it estimates, what it drops.
+// What attention reads exactly, what it estimates, what it drops. With kGraph and kScan the budget buys the best single
+// tokens of the group's query heads in turn, each is taken out of its cluster, and what is left of the clusters is
+// estimated: `unit`, `ranking`, `open_share` and `max_open_tokens` have no say.
 struct RetrievalOptions {
   BudgetUnit unit = BudgetUnit::kTokens;
   float retrieve_share = 0.02F;     // (0, 1] of the clustered tokens (or clusters) of a KV head
@@ -125,6 +127,10 @@ struct Certificate {
 // Errors below are rounding, of outputs in half precision say: they are neither predicted nor told apart.
 inline constexpr float kLeastPredictedError = 1e-3F;
 
+// With IndexKind::kGraph, calls of several positions are where the graph gets its queries from; the first retrieving
+// call of one position after them has it built, in the background unless EngineOptions::deterministic. Without it, and
+// while it lacks more than two segments, answers are those of kWave; sealed tokens that it lacks are read otherwise.
+//
 // Attention of the last `n_queries` positions of one layer of one sequence: query i sees the tokens
 // 0 .. length - n_queries + i. n_queries is 1 while decoding, more for a prefill chunk or speculative tokens.
 struct AttendItem {
@@ -176,8 +182,9 @@ struct SegmentInfo {
 struct LayerInfo {
   int64_t tokens = 0;
   int64_t sealed_tokens = 0;
-  int64_t tail_tokens = 0;  // sinks not included
-  bool sealing = false;     // a background build is under way
+  int64_t tail_tokens = 0;   // sinks not included
+  int64_t graph_tokens = 0;  // sealed tokens that the graph of IndexKind::kGraph knows
+  bool sealing = false;      // a background build is under way
   std::vector<SegmentInfo> segments;
 };
 
@@ -230,7 +237,7 @@ class Engine {
   virtual Status Search(int32_t layer, std::span<const SearchItem> items, std::span<Status> statuses) = 0;
   virtual Status Fetch(int32_t layer, std::span<const FetchItem> items, std::span<Status> statuses) = 0;
 
-  // Seals and compacts what is due, and waits for what is under way.
+  // Seals and compacts what is due, builds or extends the graphs of IndexKind::kGraph, and waits for what is under way.
   virtual Status WaitSealed(SequenceId sequence) = 0;
 
   virtual Result<LayerInfo> Inspect(SequenceId sequence, int32_t layer) const = 0;

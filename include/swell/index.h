@@ -19,7 +19,13 @@ namespace swell {
 enum class IndexKind : int32_t {
   kFlat = 0,  // no clusters: every row is read exactly
   kWave = 1,  // k-means clusters with an 8-bit meta index (wave index, arXiv 2505.02922)
+  // Clusters that are estimated, and single tokens that are read, found among all keys of a head ...
+  kGraph = 2,  // ... by a graph drawn from queries (swell/key_index.h)
+  kScan = 3,   // ... by comparing the query with every key: the best tokens there are, to compare others with
 };
+
+// Whether single tokens are read in the place of whole clusters.
+constexpr bool FindsTokens(IndexKind kind) { return kind == IndexKind::kGraph || kind == IndexKind::kScan; }
 
 struct IndexOptions {
   IndexKind kind = IndexKind::kWave;

@@ -12,6 +12,7 @@
 #include "lib/base/convert.h"
 #include "lib/engine/audit.h"
 #include "lib/engine/head_task.h"
+#include "lib/engine/key_graph.h"
 #include "lib/engine/retrieve.h"
 #include "lib/engine/validate.h"
 
@@ -29,11 +30,19 @@ struct Job {
   std::atomic<bool> overflow{false};
 
   int64_t first_position() const { return layer.length - item->n_queries; }
+  // A decoding step that a graph would serve.
+  bool UsesGraph() const {
+    return item->n_queries == 1 && item->mode == AttendMode::kRetrieve &&
+           sequence->config->options.index.kind == IndexKind::kGraph;
+  }
 };
 
-Status Begin(const Context& context, int32_t layer, Job& job) {
+Status Begin(Context& context, int32_t layer, Job& job) {
   SWELL_RETURN_IF_ERROR(ValidateAttend(*job.item, context));
   job.sequence = context.sequences.Find(job.item->sequence);
+  if (context.options.deterministic && job.sequence != nullptr && job.UsesGraph()) {
+    DrawGraphNow(context, *job.sequence, layer);
+  }
   auto snapshot = job.sequence == nullptr ? std::nullopt : job.sequence->Snapshot(layer);
   if (!snapshot.has_value()) return StaleHandle();
   job.layer = *std::move(snapshot);
@@ -124,11 +133,12 @@ void RunExact(Context& context, const Unit& unit) {
 // ------------------------------------------------------------------------------------
 
 // Centroids, scales, spreads and sizes of what was scored; scales, energies and the tiles' mean values of what was
-// estimated. Mean values of single clusters are few and not counted.
+// estimated; keys that the search for tokens compared. Mean values of single clusters are few and not counted.
 int64_t MetaBytes(const HeadShape& shape, const HeadStep& step) {
   const int64_t scored = shape.head_dim + 3 * static_cast<int64_t>(sizeof(float));
   const int64_t estimated = shape.head_dim / kClusterTile + 2 * static_cast<int64_t>(sizeof(float));
-  return step.clusters_scored * scored + step.clusters_estimated * estimated;
+  const int64_t key = shape.head_dim * static_cast<int64_t>(DTypeSize(shape.storage));
+  return step.clusters_scored * scored + step.clusters_estimated * estimated + step.keys_compared * key;
 }
 
 // Has the answer checked when it is its turn and there is memory for it. [group]: the kernels' prediction and what was
@@ -233,6 +243,10 @@ void AttendSequences(Context& context, int32_t layer, std::span<const AttendItem
     }
   });
   for (const auto& job : jobs) {
+    if (job->item->n_queries > 1 && job->layer.queries != nullptr) {
+      job->layer.queries->Add(job->first_position(), job->item->n_queries, job->queries);
+    }
+    if (!context.options.deterministic && job->UsesGraph()) DrawGraphLater(context, job->sequence, layer);
     context.counters.attend_calls.fetch_add(job->item->n_queries, std::memory_order_relaxed);
     if (!job->overflow.load()) continue;
     *job->status = Status(StatusCode::kOutOfRange, "output_dtype cannot hold the output", StatusDetail::kNonFinite);

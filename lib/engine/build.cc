@@ -39,13 +39,16 @@ Status SegmentBuild::Start() {
   segment->first_token = begin_;
   segment->tokens = tokens;
   segment->heads.resize(static_cast<size_t>(context_.shape().kv_heads));
-  const uint64_t index_bytes = builder_.MaxBytes(shape, tokens) * static_cast<uint64_t>(context_.shape().kv_heads);
+  const uint64_t head_bytes =
+      builder_.MaxBytes(shape, tokens) + (finds_tokens_ ? static_cast<uint64_t>(tokens) * sizeof(uint16_t) : 0);
+  const uint64_t index_bytes = head_bytes * static_cast<uint64_t>(context_.shape().kv_heads);
   if (!context_.budget->TryCharge(index_bytes)) {
     return Status(StatusCode::kResourceExhausted, "the byte budget of the engine would be exceeded",
                   StatusDetail::kOverBudget);
   }
   segment->index_bytes = index_bytes;
   segment->budget = context_.budget;
+  if (finds_tokens_) segment->rows_of_tokens.resize(static_cast<size_t>(context_.shape().kv_heads));
   rows_ = std::move(rows).value();
   segment_ = std::move(segment);
   return OkStatus();
@@ -65,6 +68,11 @@ Status SegmentBuild::BuildHead(int32_t head) {
   for (int64_t row = 0; row < tokens; ++row) {
     CopyRow(shape, run, order.empty() ? row : order[row], *rows_, head, row);
   }
+  if (finds_tokens_) {
+    std::vector<uint16_t>& rows = segment_->rows_of_tokens[head];
+    rows.resize(static_cast<size_t>(tokens));
+    for (int64_t row = 0; row < tokens; ++row) rows[order.empty() ? row : order[row]] = static_cast<uint16_t>(row);
+  }
   segment_->heads[head] = std::move(index).value();
   return OkStatus();
 }
@@ -72,6 +80,7 @@ Status SegmentBuild::BuildHead(int32_t head) {
 std::shared_ptr<const Segment> SegmentBuild::Finish() {
   uint64_t index_bytes = 0;
   for (const auto& head : segment_->heads) index_bytes += head->bytes();
+  for (const auto& rows : segment_->rows_of_tokens) index_bytes += rows.size() * sizeof(uint16_t);
   context_.budget->Refund(segment_->index_bytes - index_bytes);
   segment_->index_bytes = index_bytes;
   segment_->rows = std::move(rows_);

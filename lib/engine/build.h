@@ -14,8 +14,13 @@ namespace swell {
 class SegmentBuild {
  public:
   // Tokens [begin, end) of `layer`, sealed or not; the source must outlive this object.
-  SegmentBuild(const Context& context, const IndexBuilder& builder, const Layer& layer, int64_t begin, int64_t end)
-      : context_(context), builder_(builder), layer_(layer), begin_(begin), end_(end) {}
+  SegmentBuild(const Context& context, const SequenceConfig& config, const Layer& layer, int64_t begin, int64_t end)
+      : context_(context),
+        builder_(*config.builder),
+        finds_tokens_(FindsTokens(config.options.index.kind)),
+        layer_(layer),
+        begin_(begin),
+        end_(end) {}
 
   Status Start();
   // Every head exactly once; concurrent calls for different heads are allowed.
@@ -29,6 +34,7 @@ class SegmentBuild {
 
   const Context& context_;
   const IndexBuilder& builder_;
+  const bool finds_tokens_;
   const Layer& layer_;
   const int64_t begin_;
   const int64_t end_;

@@ -55,6 +55,13 @@ struct Context {
   void Log(const std::string& message) const {
     if (options.log) options.log(message);
   }
+  // Without memory for the text, or when the callback throws, the count in the statistics must do.
+  void LogFailure(const char* what, const Status& status) const noexcept {
+    try {
+      Log(what + status.message());
+    } catch (...) {
+    }
+  }
 };
 
 }  // namespace swell

@@ -9,6 +9,7 @@
 #include "lib/engine/context.h"
 #include "lib/engine/fetch.h"
 #include "lib/engine/guard.h"
+#include "lib/engine/key_graph.h"
 #include "lib/engine/put.h"
 #include "lib/engine/sealer.h"
 #include "lib/engine/search.h"
@@ -52,6 +53,9 @@ class EngineImpl final : public Engine {
       empty.tail = std::make_shared<const BlockList>();
       sequence->config = std::move(config);
       sequence->layers.assign(static_cast<size_t>(shape().layers), empty);
+      if (options.index.kind == IndexKind::kGraph) {
+        for (Layer& layer : sequence->layers) layer.queries = std::make_shared<PrefillQueries>(context_);
+      }
       return context_.sequences.Insert(std::move(sequence));
     });
   }
@@ -67,7 +71,7 @@ class EngineImpl final : public Engine {
         if (source->released) return StaleHandle();
         fork->layers = source->layers;
       }
-      for (Layer& layer : fork->layers) layer.building = false;  // builds under way belong to the source
+      for (Layer& layer : fork->layers) layer.building = layer.graphing = false;  // what is under way is the source's
       return context_.sequences.Insert(std::move(fork));
     });
   }
@@ -125,7 +129,10 @@ class EngineImpl final : public Engine {
     return Guard([&]() -> Status {
       const auto sequence = context_.sequences.Find(id);
       if (sequence == nullptr) return StaleHandle();
-      for (int32_t layer = 0; layer < shape().layers; ++layer) SealNow(context_, *sequence, layer);
+      for (int32_t layer = 0; layer < shape().layers; ++layer) {
+        SealNow(context_, *sequence, layer);
+        DrawGraphNow(context_, *sequence, layer);
+      }
       return OkStatus();
     });
   }
@@ -142,6 +149,7 @@ class EngineImpl final : public Engine {
       info.tokens = snapshot.length;
       info.sealed_tokens = snapshot.sealed_end - sinks;
       info.tail_tokens = std::max<int64_t>(0, snapshot.length - snapshot.sealed_end);
+      info.graph_tokens = snapshot.graph_tokens;
       info.sealing = snapshot.building;
       for (const auto& segment : *snapshot.segments) info.segments.push_back(Describe(segment));
       return info;

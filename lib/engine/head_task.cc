@@ -23,6 +23,9 @@ void RunPiece(const HeadShape& shape, HeadTask& task, int64_t index) {
   if (task.step == nullptr) return;
   const attention::ErrorState errors = task.Errors(index);
   attention::ResetErrors(shape, errors);
+  if (piece.residuals) {
+    task.step->residuals.AddTo(shape, task.step->retrieval->correct, state, errors);
+  }
   if (piece.level == nullptr) return;
   const RankedLevel& level = *piece.level;
   attention::EstimateClusters(shape, piece.clusters.runs, level.Scores(piece.clusters),
@@ -89,6 +92,7 @@ void AddEstimates(const HeadStep& step, HeadTask& task) {
       piece.clusters = clusters;
     }
   }
+  if (step.residuals.count() > 0) task.pieces.emplace_back().residuals = true;
 }
 
 void RunTask(Context& context, HeadTask& task) {

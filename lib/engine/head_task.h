@@ -26,7 +26,8 @@ struct HeadTask {
     std::vector<KvRun> runs;             // exact, or
     const RankedLevel* level = nullptr;  // estimate of a part of it
     RankedLevel::Piece clusters;
-    bool masked = false;  // some rows may lie beyond a query's position
+    bool residuals = false;  // estimate of the clusters of which some tokens are read
+    bool masked = false;     // some rows may lie beyond a query's position
   };
   std::vector<Piece> pieces;
   const HeadStep* step = nullptr;  // set when there is an estimate

@@ -26,6 +26,8 @@ struct Segment {
   int64_t tokens = 0;
   std::shared_ptr<const KvBlock> rows;
   std::vector<std::unique_ptr<const SegmentIndex>> heads;
+  // [heads][tokens]: in which row a token lies; empty unless the sequence's index finds single tokens.
+  std::vector<std::vector<uint16_t>> rows_of_tokens;
   uint64_t index_bytes = 0;  // charged to the budget until destruction
   std::shared_ptr<ByteBudget> budget;
 
@@ -38,6 +40,9 @@ struct Segment {
 using SegmentList = std::vector<std::shared_ptr<const Segment>>;
 using BlockList = std::vector<std::shared_ptr<KvBlock>>;
 
+class KeyGraph;
+class PrefillQueries;
+
 struct Layer {
   int64_t length = 0;                           // tokens
   int64_t sealed_end = 0;                       // first token of the tail; the number of sinks while nothing is sealed
@@ -48,6 +53,10 @@ struct Layer {
   bool building = false;                        // a background build of this layer is under way
   uint64_t epoch = 0;                           // changes when tokens are cut, so that a build notices
   int64_t retry_at = 0;                         // after a failed build: length at which to try again
+  std::shared_ptr<KeyGraph> graph;              // of IndexKind::kGraph, once it is built; forks share it
+  int64_t graph_tokens = 0;                     // sealed tokens of this layer that it knows
+  std::shared_ptr<PrefillQueries> queries;      // what a graph is to be drawn from; null when none is
+  bool graphing = false;                        // the graph is being built or extended
 };
 
 // Appends to `runs` the rows of tokens [begin, end) that are not sealed: of the sinks and of the tail.

@@ -1,8 +1,12 @@
 #include "lib/engine/retrieve.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
+#include <optional>
+
+#include "lib/engine/find_tokens.h"
 
 namespace swell {
 namespace {
@@ -33,15 +37,15 @@ Budget PlanBudget(const HeadStep& step, int64_t steady_tokens, int64_t clustered
   const int64_t wanted = options.retrieve_tokens > 0 ? options.retrieve_tokens : CeilShare(share, clustered_tokens);
   const int64_t tokens = options.max_retrieve_tokens > 0 ? std::min(wanted, options.max_retrieve_tokens) : wanted;
   Budget budget;
-  budget.everything = std::max(tokens, floor_tokens) >= clustered_tokens;
+  budget.tokens = std::max(tokens, floor_tokens);
+  budget.everything = budget.tokens >= clustered_tokens;
   if (budget.everything) return budget;
   budget.estimate = std::llround(static_cast<double>(options.estimate_share) * static_cast<double>(clusters));
   budget.open_tokens = CeilShare(options.open_share, clustered_tokens);
   if (options.max_open_tokens > 0) budget.open_tokens = std::min(budget.open_tokens, options.max_open_tokens);
-  budget.open_tokens =
-      std::max(budget.open_tokens, std::min(clustered_tokens, kOpenedPerRead * std::max(tokens, floor_tokens)));
+  budget.open_tokens = std::max(budget.open_tokens, std::min(clustered_tokens, kOpenedPerRead * budget.tokens));
   if (options.unit == BudgetUnit::kTokens) {
-    budget.retrieve = std::max(tokens, floor_tokens);
+    budget.retrieve = budget.tokens;
     return budget;
   }
   const double per_token = static_cast<double>(clusters) / static_cast<double>(std::max<int64_t>(1, clustered_tokens));
@@ -57,6 +61,8 @@ Budget PlanBudget(const HeadStep& step, int64_t steady_tokens, int64_t clustered
 void SortSegments(HeadStep& step) {
   const Layer& layer = *step.layer;
   const int64_t end = step.position + 1;
+  const std::optional<int64_t> known = TokensKnown(layer, *step.sequence);
+  step.finds_tokens = known.has_value();
   for (const auto& segment : *layer.segments) {
     if (segment->first_token >= end) break;
     const SegmentIndex& index = *segment->heads[step.head];
@@ -65,8 +71,11 @@ void SortSegments(HeadStep& step) {
       step.masked.push_back(rows);
     } else if (index.clusters().clusters == 0 || segment->end() + step.sequence->window_tokens > end) {
       step.exact.push_back(rows);
+    } else if (known.has_value() && segment->end() > step.sequence->sink_tokens + *known) {
+      step.exact.push_back(rows);
     } else {
-      step.segments.push_back({&index, rows});
+      const auto& found = segment->rows_of_tokens;
+      step.segments.push_back({&index, rows, found.empty() ? nullptr : found[step.head].data()});
     }
   }
   AppendUnsealedRuns(layer, step.head, 0, end, &step.exact);
@@ -101,7 +110,7 @@ bool BeginStep(const HeadShape& shape, HeadStep& step) {
     ReadEverything(step);
     return false;
   }
-  const bool upper = step.budget.open_tokens < clustered_tokens;
+  const bool upper = !step.finds_tokens && step.budget.open_tokens < clustered_tokens;
   RankedLevel& level = upper ? step.supers : step.clusters;
   AddWholeViews(step, upper, level);
   level.Allocate(shape.group);
@@ -190,6 +199,62 @@ void ScoreLevel(Context& context, const HeadStep& step, const RankedLevel& level
   });
 }
 
+// Adds what the clusters of `segment` lose and keep when `rows`, sorted and found in it, are read. `first_entry` and
+// `widths` are those of its run.
+void TakeOut(const HeadShape& shape, const ClusteredSegment& segment, std::span<const int64_t> rows,
+             int64_t first_entry, const float* widths, HeadStep& step) {
+  const ClusterView& view = segment.index->clusters();
+  std::array<float, kMaxGroup> logits;
+  for (size_t first = 0; first < rows.size();) {
+    const uint32_t* end = std::upper_bound(view.first_rows, view.first_rows + view.clusters, rows[first]);
+    const int64_t cluster = end - view.first_rows - 1;
+    size_t last = first;
+    while (last < rows.size() && rows[last] < int64_t{view.first_rows[cluster + 1]}) ++last;
+    attention::Zone& zone = step.clusters.zones[first_entry + cluster];
+    if (zone == attention::Zone::kEstimated) {
+      for (int32_t g = 0; g < shape.group; ++g) {
+        logits[g] = step.clusters.logits[g * step.clusters.entries + first_entry + cluster];
+      }
+      step.residuals.Add(shape, step.queries, view, cluster, segment.rows, rows.subspan(first, last - first),
+                         logits.data(), widths);
+    }
+    zone = attention::Zone::kRetrieved;
+    first = last;
+  }
+}
+
+// Chooses the tokens that are read, adds their rows to step.exact, neighbours in one run, and takes them out of their
+// clusters.
+void SelectTokens(Context& context, HeadStep& step) {
+  const HeadShape shape = context.head_shape();
+  const std::vector<int64_t> tokens = FindTokens(shape, step);
+  step.tokens_read += static_cast<int64_t>(tokens.size());
+  const bool estimates = step.budget.estimate > 0;
+  if (estimates) {
+    ScoreLevel(context, step, step.clusters);
+    SelectLevel(shape, *step.retrieval, BudgetUnit::kTokens, 0, step.budget.estimate, step.clusters);
+    CountClusters(step.clusters, {}, step.budget.estimate, step);
+  }
+  int64_t first_entry = 0;
+  auto next = tokens.begin();
+  std::vector<int64_t> rows;
+  for (size_t s = 0; s < step.segments.size(); ++s) {
+    const ClusteredSegment& segment = step.segments[s];
+    rows.clear();
+    for (; next != tokens.end() && *next < segment.rows.first_token + segment.rows.tokens; ++next) {
+      rows.push_back(segment.rows_of_tokens[*next - segment.rows.first_token]);
+    }
+    std::sort(rows.begin(), rows.end());
+    for (size_t first = 0, last = 0; first < rows.size(); first = last) {
+      while (last < rows.size() && rows[last] - rows[first] == static_cast<int64_t>(last - first)) ++last;
+      step.exact.push_back(SubRun(segment.rows, rows[first], static_cast<int64_t>(last - first), shape));
+    }
+    if (estimates) TakeOut(shape, segment, rows, first_entry, &step.clusters.widths[s * shape.group], step);
+    first_entry += attention::TileEntries(segment.index->clusters().clusters);
+  }
+  if (!estimates) step.segments.clear();
+}
+
 }  // namespace
 
 void RankedLevel::Add(const ClusterRun& run, int32_t segment) {
@@ -232,6 +297,10 @@ void PlanHeadStep(Context& context, HeadStep& step) {
   if (step.supers.clusters > 0) {
     ScoreLevel(context, step, step.supers);
     OpenSuperClusters(shape, step);
+  }
+  if (step.finds_tokens) {
+    SelectTokens(context, step);
+    return;
   }
   ScoreLevel(context, step, step.clusters);
   SelectClusters(shape, step);

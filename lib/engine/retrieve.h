@@ -9,6 +9,7 @@
 
 #include "lib/engine/context.h"
 #include "lib/engine/layer.h"
+#include "lib/engine/residual.h"
 #include "swell/attention.h"
 #include "swell/index.h"
 
@@ -22,6 +23,7 @@ constexpr int64_t kClustersPerTask = 4096;
 struct ClusteredSegment {
   const SegmentIndex* index = nullptr;
   KvRun rows;
+  const uint16_t* rows_of_tokens = nullptr;  // [tokens]; null unless single tokens are found
 };
 
 // Clusters of one level of the meta index as one query sees them; arrays of `entries` hold the entries of all runs
@@ -56,6 +58,7 @@ struct RankedLevel {
 struct Budget {
   int64_t open_tokens = 0;  // of the super-clusters whose clusters are scored
   int64_t retrieve = 0;     // tokens or clusters
+  int64_t tokens = 0;       // what `retrieve` is in tokens
   int64_t estimate = 0;     // clusters
   bool everything = false;
 };
@@ -78,7 +81,10 @@ struct HeadStep {
   RankedLevel supers;                      // empty when all clusters are scored
   RankedLevel clusters;                    // those that are scored
   Budget budget;
+  bool finds_tokens = false;  // single tokens are read, not clusters
+  Residuals residuals;        // of clusters of which some tokens are read
   int64_t tokens_read = 0;
+  int64_t keys_compared = 0;
   int64_t clusters_scored = 0;  // of both levels
   int64_t clusters_estimated = 0;
 };

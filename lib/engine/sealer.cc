@@ -22,7 +22,7 @@ Result<std::vector<std::shared_ptr<const Segment>>> BuildSegments(const Context&
   builds.reserve(std::min(most, ranges.size()));
   while (builds.size() < std::min(most, ranges.size())) {
     const SealRange& range = ranges[builds.size()];
-    SegmentBuild build(context, *sequence.config->builder, layer, range.begin, range.end);
+    SegmentBuild build(context, *sequence.config, layer, range.begin, range.end);
     if (Status status = build.Start(); !status.ok()) {
       if (builds.empty()) return status;
       break;
@@ -98,14 +98,6 @@ Result<bool> BuildRound(Context& context, Sequence& sequence, int32_t index, std
   return true;
 }
 
-// Tells the log. Without memory for the text, or when the callback throws, the count in the statistics must do.
-void LogFailure(const Context& context, const Result<bool>& failed) noexcept {
-  try {
-    context.Log("swell: sealing failed, the tokens stay exact: " + failed.status().message());
-  } catch (...) {
-  }
-}
-
 // Does what is due for a layer whose `building` this caller has set, until nothing is; then clears it. `lock` holds the
 // mutex on entry and on return. A build that failed is tried again seal_tokens later, not with every token.
 template <typename Round>
@@ -123,7 +115,7 @@ void BuildUntilDone(Context& context, Sequence& sequence, int32_t index, std::un
   sequence.built.notify_all();
   if (more.ok()) return;
   lock.unlock();  // the callback may wait for whom it likes
-  LogFailure(context, more);
+  context.LogFailure("swell: sealing failed, the tokens stay exact: ", more.status());
   lock.lock();
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "lib/engine/build.h"
+#include "lib/engine/key_graph.h"
 #include "lib/engine/sealer.h"
 #include "lib/engine/validate.h"
 
@@ -60,6 +61,7 @@ Result<Layer> CutLayer(const Context& context, const SequenceOptions& options, c
   cut.sealed_end = sealed_end;
   cut.segments = std::move(segments);
   cut.tail = std::move(tail);
+  CutGraph(context, options, cut);
   return cut;
 }
 

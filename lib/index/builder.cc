@@ -22,6 +22,8 @@ Result<std::unique_ptr<const IndexBuilder>> MakeIndexBuilder(const IndexOptions&
     case IndexKind::kFlat:
       return MakeFlatIndexBuilder();
     case IndexKind::kWave:
+    case IndexKind::kGraph:  // what spans segments is the engine's
+    case IndexKind::kScan:
       return MakeWaveIndexBuilder(options.cluster_tokens, options.iterations);
   }
   return InvalidArgument("IndexOptions::kind is " + std::to_string(static_cast<int32_t>(options.kind)) +

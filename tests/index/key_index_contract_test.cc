@@ -143,7 +143,6 @@ TEST_P(KeyIndexContract, BadInputIsAStatusAndChangesNothing) {
   nan[5] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(code(wrong, queries.data(), 2, 10, {}), StatusCode::kInvalidArgument);
   EXPECT_EQ(code(few, queries.data(), 2, 10, {}), StatusCode::kInvalidArgument);
-  EXPECT_EQ(code(world.Prefix(99), queries.data(), 2, 10, {}), StatusCode::kInvalidArgument);
   EXPECT_EQ(code(world.table, nullptr, 2, 10, {}), StatusCode::kInvalidArgument);
   EXPECT_EQ(code(world.table, nan.data(), 2, 10, {}), StatusCode::kInvalidArgument);
   EXPECT_EQ(code(world.table, queries.data(), -1, 10, {}), StatusCode::kInvalidArgument);
@@ -170,6 +169,33 @@ TEST_P(KeyIndexContract, AddedKeysAreFound) {
     EXPECT_EQ(index->tokens(), tokens);
   }
   EXPECT_GE(Recall(*index, world, RandomQueries(20, kHeadDim, kSeed + 2), 50, kMuch), kind().recall);
+}
+
+// A fork that does not have the keys that another one added searches its own.
+TEST_P(KeyIndexContract, APrefixIsSearchedAlone) {
+  constexpr int64_t kOwn = 900;
+  const KeyWorld world(Storage(), kHeadDim, RandomRows(1400, kHeadDim, 40, kSeed), 7, true, kSeed);
+  const auto index = Build(world.Prefix(kOwn), RandomQueries(300, kHeadDim, kSeed));
+  ASSERT_NE(index, nullptr);
+  ASSERT_TRUE(index->Extend(world.table).ok());
+  const std::vector<float> queries = RandomQueries(20, kHeadDim, kSeed + 2);
+  std::vector<FoundKey> found(20 * 50);
+  const Status status = index->Search(world.Prefix(kOwn), queries.data(), 20, 50, kMuch, found.data(), nullptr);
+  if (kind().name != "flat" && kind().name != "graph") {
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+    return;
+  }
+  ASSERT_TRUE(status.ok()) << status.message();
+  int64_t common = 0;
+  for (int64_t q = 0; q < 20; ++q) {
+    const auto best = world.Best(&queries[q * kHeadDim], 50, kOwn);
+    const std::set<int64_t> known(best.begin(), best.end());
+    for (int64_t k = 0; k < 50; ++k) {
+      EXPECT_LT(found[q * 50 + k].token, kOwn);
+      common += static_cast<int64_t>(known.count(found[q * 50 + k].token));
+    }
+  }
+  EXPECT_GE(static_cast<double>(common), kind().recall * 20 * 50);
 }
 
 TEST_P(KeyIndexContract, SearchWhileKeysAreAdded) {

@@ -110,6 +110,18 @@ void Accumulate(const AttendProbe& probe, const Score& score, FidelityResult& re
   result.pairs.insert(result.pairs.end(), probe.pairs().begin(), probe.pairs().end());
 }
 
+// Those of the sequence that reads the context: a graph is drawn from its queries, which copies of it do not see.
+const SequenceOptions& BaseOptions(const std::vector<Config>& configs) {
+  const auto first = [&](bool graph) {
+    return std::find_if(configs.begin(), configs.end(), [&](const Config& config) {
+      return config.mode == AttendMode::kRetrieve && (!graph || config.options.index.kind == IndexKind::kGraph);
+    });
+  };
+  auto found = first(true);
+  if (found == configs.end()) found = first(false);
+  return found == configs.end() ? configs[0].options : found->options;
+}
+
 // All configurations on one context; results [configs].
 Status RunContext(Runtime& runtime, const std::vector<Config>& configs, const tasks::Exam& exam, int64_t audit,
                   const std::string& label, std::span<FidelityResult> results) {
@@ -118,9 +130,7 @@ Status RunContext(Runtime& runtime, const std::vector<Config>& configs, const ta
     longest = std::max(longest, question.prompt.size() + question.answer.size());
   }
   SWELL_RETURN_IF_ERROR(runtime.CheckLength(static_cast<int64_t>(exam.context.size() + longest)));
-  const auto indexed = std::find_if(configs.begin(), configs.end(),
-                                    [](const Config& config) { return config.mode == AttendMode::kRetrieve; });
-  const SequenceOptions& base = indexed == configs.end() ? configs[0].options : indexed->options;
+  const SequenceOptions& base = BaseOptions(configs);
   Result<model::Session> session = runtime.CreateSession(base);
   if (!session.ok()) return session.status();
   {

@@ -26,6 +26,14 @@ bool ReadUnit(const std::string& text, BudgetUnit& unit) {
   return text == "clusters" || text == "tokens";
 }
 
+bool ReadKind(const std::string& text, IndexKind& kind) {
+  static const std::map<std::string, IndexKind> kinds = {
+      {"flat", IndexKind::kFlat}, {"wave", IndexKind::kWave}, {"graph", IndexKind::kGraph}, {"scan", IndexKind::kScan}};
+  const auto found = kinds.find(text);
+  if (found != kinds.end()) kind = found->second;
+  return found != kinds.end();
+}
+
 // `path`: a line "LAYER KV_HEAD SHARE" for each override.
 bool ReadOverrides(const std::string& path, std::vector<BudgetOverride>& overrides) {
   std::ifstream file(path);
@@ -39,6 +47,7 @@ using Setter = std::function<bool(SequenceOptions&, const std::string&)>;
 
 const std::map<std::string, Setter>& Setters() {
   static const std::map<std::string, Setter> setters = {
+      {"index", [](auto& o, const auto& t) { return ReadKind(t, o.index.kind); }},
       {"cluster_tokens", [](auto& o, const auto& t) { return Read(t, o.index.cluster_tokens); }},
       {"iterations", [](auto& o, const auto& t) { return Read(t, o.index.iterations); }},
       {"unit", [](auto& o, const auto& t) { return ReadUnit(t, o.retrieval.unit); }},

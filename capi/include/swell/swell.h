@@ -211,7 +211,10 @@ SWELL_API swell_code swell_engine_metrics(const swell_engine* engine, char* buff
 typedef int32_t swell_index_kind;
 enum {
   SWELL_INDEX_FLAT = 0, /* no clusters: every row is read exactly */
-  SWELL_INDEX_WAVE = 1  /* k-means clusters with an 8-bit meta index */
+  SWELL_INDEX_WAVE = 1, /* k-means clusters with an 8-bit meta index */
+  /* Clusters that are estimated, and single tokens that are read, found among all keys of a head ... */
+  SWELL_INDEX_GRAPH = 2, /* ... by a graph drawn from the queries of calls of several positions */
+  SWELL_INDEX_SCAN = 3   /* ... by comparing with every key: to compare with */
 };
 
 /* How a sequence is stored and indexed. Start from swell_preset(). */

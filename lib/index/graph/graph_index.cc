@@ -247,9 +247,9 @@ Status GraphIndex::Extend(const KeyTable& keys) try {
 
 Status GraphIndex::Search(const KeyTable& keys, const float* queries, int64_t n_queries, int64_t top_k,
                           const SearchEffort& effort, FoundKey* found, int64_t* scanned) const try {
-  const int64_t known = tokens();
-  SWELL_RETURN_IF_ERROR(ValidateKeySearch(keys, storage_, head_dim_, known, queries, n_queries, top_k, found));
+  SWELL_RETURN_IF_ERROR(ValidateKeySearch(keys, storage_, head_dim_, 1, queries, n_queries, top_k, found));
   SWELL_RETURN_IF_ERROR(ValidateEffort(effort));
+  const int64_t known = std::min(tokens(), keys.tokens);
   Beam beam(keys, adjacency_, std::min(known, std::max(effort.pool, top_k)), std::min(known, effort.visits));
   std::vector<std::pair<float, int64_t>> order;
   int64_t compared = 0;

@@ -1,0 +1,71 @@
+#include "lib/engine/find_tokens.h"
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <new>
+
+#include "lib/engine/key_graph.h"
+#include "swell/key_index.h"
+
+namespace swell {
+namespace {
+
+// Segments of sealed tokens that a graph may lack and still be used: they are read whole.
+constexpr int64_t kSegmentsLacking = 2;
+
+// What a search of the graph takes at least, and keys compared for each candidate that is kept at most.
+constexpr int64_t kLeastPool = 128;
+constexpr int64_t kVisitsPerCandidate = 64;
+
+const KeyIndex& FindIndex(const HeadStep& step, const KeyTable& table, std::unique_ptr<KeyIndex>& own) {
+  if (step.sequence->index.kind == IndexKind::kGraph) return step.layer->graph->head(step.head);
+  auto flat = MakeFlatKeyIndex(table);
+  if (!flat.ok()) throw std::bad_alloc();
+  own = std::move(flat).value();
+  return *own;
+}
+
+}  // namespace
+
+std::optional<int64_t> TokensKnown(const Layer& layer, const SequenceOptions& options) {
+  const int64_t sealed = layer.sealed_end - options.sink_tokens;
+  if (options.index.kind == IndexKind::kScan) return sealed;
+  if (options.index.kind != IndexKind::kGraph || layer.graph == nullptr) return std::nullopt;
+  if (sealed - layer.graph_tokens > kSegmentsLacking * options.segment_tokens) return std::nullopt;
+  return std::min(sealed, layer.graph_tokens);  // tokens that it knows may be in the tail again
+}
+
+std::vector<int64_t> FindTokens(const HeadShape& shape, HeadStep& step) {
+  const ClusteredSegment& last = step.segments.back();
+  const int64_t origin = step.segments.front().rows.first_token;
+  const int64_t known = last.rows.first_token + last.rows.tokens - origin;
+  std::vector<KeyChunk> chunks;
+  const KeyTable table = TableOfKeys(shape, *step.layer, *step.sequence, step.head, known, chunks);
+  std::unique_ptr<KeyIndex> own;
+  const KeyIndex& index = FindIndex(step, table, own);
+  // Heads of a group share tokens, so each brings twice its part.
+  const int64_t top_k = std::min({known, step.budget.tokens, 2 * (step.budget.tokens / shape.group + 1)});
+  SearchEffort effort;
+  effort.pool = std::max(kLeastPool, top_k + top_k / 4);
+  effort.visits = effort.pool * kVisitsPerCandidate;
+  std::vector<FoundKey> found(static_cast<size_t>(shape.group * top_k));
+  // What it may say is that memory was refused.
+  if (!index.Search(table, step.queries, shape.group, top_k, effort, found.data(), &step.keys_compared).ok()) {
+    throw std::bad_alloc();
+  }
+  std::vector<bool> taken(static_cast<size_t>(known));
+  std::vector<int64_t> tokens;
+  for (int64_t k = 0; k < top_k; ++k) {
+    for (int32_t g = 0; g < shape.group; ++g) {
+      const int64_t token = found[g * top_k + k].token;
+      if (token < 0 || taken[token] || static_cast<int64_t>(tokens.size()) == step.budget.tokens) continue;
+      taken[token] = true;
+      tokens.push_back(origin + token);
+    }
+  }
+  std::sort(tokens.begin(), tokens.end());
+  return tokens;
+}
+
+}  // namespace swell

@@ -1,0 +1,24 @@
+// The tokens that one KV head reads when its index finds single tokens.
+#ifndef SWELL_LIB_ENGINE_FIND_TOKENS_H_
+#define SWELL_LIB_ENGINE_FIND_TOKENS_H_
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "lib/engine/layer.h"
+#include "lib/engine/retrieve.h"
+
+namespace swell {
+
+// How many sealed tokens of `layer`, from the first on, are searched for; nothing when clusters are to be read: the
+// index is another one, or its graph is not there or lacks too much.
+std::optional<int64_t> TokensKnown(const Layer& layer, const SequenceOptions& options);
+
+// Positions of the best tokens in step.segments, sorted, step.budget.tokens at most: of each query head the best one,
+// then of each the second best, and so on. Adds to step.keys_compared. Throws std::bad_alloc.
+std::vector<int64_t> FindTokens(const HeadShape& shape, HeadStep& step);
+
+}  // namespace swell
+
+#endif  // SWELL_LIB_ENGINE_FIND_TOKENS_H_
