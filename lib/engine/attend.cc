@@ -25,6 +25,7 @@ struct Job {
   Status* status = nullptr;
   std::shared_ptr<Sequence> sequence;
   Layer layer;
+  LayerGraph graph;
   std::vector<float> buffer;
   const float* queries = nullptr;
   std::atomic<bool> overflow{false};
@@ -43,7 +44,7 @@ Status Begin(Context& context, int32_t layer, Job& job) {
   if (context.options.deterministic && job.sequence != nullptr && job.UsesGraph()) {
     DrawGraphNow(context, *job.sequence, layer);
   }
-  auto snapshot = job.sequence == nullptr ? std::nullopt : job.sequence->Snapshot(layer);
+  auto snapshot = job.sequence == nullptr ? std::nullopt : job.sequence->Snapshot(layer, &job.graph);
   if (!snapshot.has_value()) return StaleHandle();
   job.layer = *std::move(snapshot);
   if (job.item->n_queries > job.layer.length) {
@@ -171,6 +172,7 @@ void RunRetrieve(Context& context, int32_t layer, const Unit& unit) {
   HeadTask task = MakeTask(context, unit);
   HeadStep step;
   step.layer = &job.layer;
+  step.graph = &job.graph;
   step.sequence = &options;
   step.retrieval = job.item->retrieval != nullptr ? job.item->retrieval : &options.retrieval;
   step.layer_index = layer;
@@ -243,8 +245,8 @@ void AttendSequences(Context& context, int32_t layer, std::span<const AttendItem
     }
   });
   for (const auto& job : jobs) {
-    if (job->item->n_queries > 1 && job->layer.queries != nullptr) {
-      job->layer.queries->Add(job->first_position(), job->item->n_queries, job->queries);
+    if (job->item->n_queries > 1 && job->graph.queries != nullptr) {
+      job->graph.queries->Add(job->first_position(), job->item->n_queries, job->queries);
     }
     if (!context.options.deterministic && job->UsesGraph()) DrawGraphLater(context, job->sequence, layer);
     context.counters.attend_calls.fetch_add(job->item->n_queries, std::memory_order_relaxed);

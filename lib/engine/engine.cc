@@ -54,7 +54,10 @@ class EngineImpl final : public Engine {
       sequence->config = std::move(config);
       sequence->layers.assign(static_cast<size_t>(shape().layers), empty);
       if (options.index.kind == IndexKind::kGraph) {
-        for (Layer& layer : sequence->layers) layer.queries = std::make_shared<PrefillQueries>(context_);
+        sequence->graphs = std::make_unique<LayerGraph[]>(sequence->layers.size());
+        for (int32_t layer = 0; layer < shape().layers; ++layer) {
+          sequence->graphs[layer].queries = std::make_shared<PrefillQueries>(context_);
+        }
       }
       return context_.sequences.Insert(std::move(sequence));
     });
@@ -70,8 +73,13 @@ class EngineImpl final : public Engine {
         std::lock_guard lock(source->mutex);
         if (source->released) return StaleHandle();
         fork->layers = source->layers;
+        if (source->graphs != nullptr) {
+          fork->graphs = std::make_unique<LayerGraph[]>(fork->layers.size());
+          std::copy_n(source->graphs.get(), fork->layers.size(), fork->graphs.get());
+          for (size_t layer = 0; layer < fork->layers.size(); ++layer) fork->graphs[layer].drawing = false;
+        }
       }
-      for (Layer& layer : fork->layers) layer.building = layer.graphing = false;  // what is under way is the source's
+      for (Layer& layer : fork->layers) layer.building = false;  // builds under way belong to the source
       return context_.sequences.Insert(std::move(fork));
     });
   }
@@ -89,10 +97,13 @@ class EngineImpl final : public Engine {
     return Guard([&]() -> Status {
       const auto sequence = context_.sequences.Remove(id);
       if (sequence == nullptr) return StaleHandle();
+      std::unique_ptr<LayerGraph[]> graphs;
       {
         std::lock_guard lock(sequence->mutex);
         sequence->released = true;  // from here on `layers` keeps its place
+        graphs.swap(sequence->graphs);
       }
+      graphs.reset();
       for (Layer& layer : sequence->layers) {
         Layer freed;  // outlives the lock; one at a time, so that memory is given back without asking for any
         std::lock_guard lock(sequence->mutex);
@@ -141,7 +152,8 @@ class EngineImpl final : public Engine {
     return Guard([&]() -> Result<LayerInfo> {
       SWELL_RETURN_IF_ERROR(ValidateLayer(layer, shape()));
       const auto sequence = context_.sequences.Find(id);
-      const auto found = sequence == nullptr ? std::nullopt : sequence->Snapshot(layer);
+      LayerGraph graph;
+      const auto found = sequence == nullptr ? std::nullopt : sequence->Snapshot(layer, &graph);
       if (!found.has_value()) return StaleHandle();
       const Layer& snapshot = *found;
       const int64_t sinks = sequence->config->options.sink_tokens;
@@ -149,7 +161,7 @@ class EngineImpl final : public Engine {
       info.tokens = snapshot.length;
       info.sealed_tokens = snapshot.sealed_end - sinks;
       info.tail_tokens = std::max<int64_t>(0, snapshot.length - snapshot.sealed_end);
-      info.graph_tokens = snapshot.graph_tokens;
+      info.graph_tokens = graph.tokens;
       info.sealing = snapshot.building;
       for (const auto& segment : *snapshot.segments) info.segments.push_back(Describe(segment));
       return info;

@@ -19,7 +19,7 @@ constexpr int64_t kLeastPool = 128;
 constexpr int64_t kVisitsPerCandidate = 64;
 
 const KeyIndex& FindIndex(const HeadStep& step, const KeyTable& table, std::unique_ptr<KeyIndex>& own) {
-  if (step.sequence->index.kind == IndexKind::kGraph) return step.layer->graph->head(step.head);
+  if (step.sequence->index.kind == IndexKind::kGraph) return step.graph->graph->head(step.head);
   auto flat = MakeFlatKeyIndex(table);
   if (!flat.ok()) throw std::bad_alloc();
   own = std::move(flat).value();
@@ -28,12 +28,13 @@ const KeyIndex& FindIndex(const HeadStep& step, const KeyTable& table, std::uniq
 
 }  // namespace
 
-std::optional<int64_t> TokensKnown(const Layer& layer, const SequenceOptions& options) {
-  const int64_t sealed = layer.sealed_end - options.sink_tokens;
+std::optional<int64_t> TokensKnown(const HeadStep& step) {
+  const SequenceOptions& options = *step.sequence;
+  const int64_t sealed = step.layer->sealed_end - options.sink_tokens;
   if (options.index.kind == IndexKind::kScan) return sealed;
-  if (options.index.kind != IndexKind::kGraph || layer.graph == nullptr) return std::nullopt;
-  if (sealed - layer.graph_tokens > kSegmentsLacking * options.segment_tokens) return std::nullopt;
-  return std::min(sealed, layer.graph_tokens);  // tokens that it knows may be in the tail again
+  if (options.index.kind != IndexKind::kGraph || step.graph->graph == nullptr) return std::nullopt;
+  if (sealed - step.graph->tokens > kSegmentsLacking * options.segment_tokens) return std::nullopt;
+  return std::min(sealed, step.graph->tokens);  // tokens that it knows may be in the tail again
 }
 
 std::vector<int64_t> FindTokens(const HeadShape& shape, HeadStep& step) {

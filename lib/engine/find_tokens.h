@@ -6,14 +6,13 @@
 #include <optional>
 #include <vector>
 
-#include "lib/engine/layer.h"
 #include "lib/engine/retrieve.h"
 
 namespace swell {
 
-// How many sealed tokens of `layer`, from the first on, are searched for; nothing when clusters are to be read: the
+// How many sealed tokens of the layer, from the first on, are searched for; nothing when clusters are to be read: the
 // index is another one, or its graph is not there or lacks too much.
-std::optional<int64_t> TokensKnown(const Layer& layer, const SequenceOptions& options);
+std::optional<int64_t> TokensKnown(const HeadStep& step);
 
 // Positions of the best tokens in step.segments, sorted, step.budget.tokens at most: of each query head the best one,
 // then of each the second best, and so on. Adds to step.keys_compared. Throws std::bad_alloc.

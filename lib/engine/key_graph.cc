@@ -15,45 +15,55 @@ namespace {
 // 4 * kSampledQueries * head_dim bytes a head.
 constexpr int64_t kSampledQueries = 8192;
 
-// The tokens that the graph of a layer is to know; 0 when nothing is due. The sequence is locked; an extension is
-// claimed.
-int64_t TokensDue(const Sequence& sequence, int32_t index) {
+// A layer and its graph as they were when work on them began.
+struct Source {
+  Layer layer;
+  LayerGraph graph;
+  int64_t tokens = 0;  // that the graph is to know; 0: there is nothing to do
+};
+
+// Begins what is due for a layer; an extension is claimed. The sequence is locked.
+Source BeginWork(Sequence& sequence, int32_t index) {
+  Source source;
+  if (sequence.released || sequence.graphs == nullptr || sequence.graphs[index].drawing) return source;
   const SequenceOptions& options = sequence.config->options;
-  if (options.index.kind != IndexKind::kGraph || sequence.released || sequence.layers[index].graphing) return 0;
-  const Layer& layer = sequence.layers[index];
-  const int64_t sealed = layer.sealed_end - options.sink_tokens;
-  if (layer.graph == nullptr) {
-    const bool due = layer.queries != nullptr && !layer.queries->empty() && sealed >= options.segment_tokens;
-    return due ? sealed : 0;
-  }
-  return sealed > layer.graph_tokens && layer.graph->Claim(layer.graph_tokens, sealed) ? sealed : 0;
+  source.layer = sequence.layers[index];
+  source.graph = sequence.graphs[index];
+  const LayerGraph& graph = source.graph;
+  const int64_t sealed = source.layer.sealed_end - options.sink_tokens;
+  const bool due = graph.graph == nullptr
+                       ? graph.queries != nullptr && !graph.queries->empty() && sealed >= options.segment_tokens
+                       : sealed > graph.tokens && graph.graph->Claim(graph.tokens, sealed);
+  if (!due) return source;
+  source.tokens = sealed;
+  sequence.graphs[index].drawing = true;
+  return source;
 }
 
-Status BuildHead(const HeadShape& shape, const SequenceOptions& options, const Layer& layer, int32_t head,
-                 int64_t tokens, std::unique_ptr<KeyIndex>& index) {
+Status BuildHead(const HeadShape& shape, const SequenceOptions& options, const Source& source, int32_t head,
+                 std::unique_ptr<KeyIndex>& index) {
   std::vector<KeyChunk> chunks;
-  const KeyTable table = TableOfKeys(shape, layer, options, head, tokens, chunks);
+  const KeyTable table = TableOfKeys(shape, source.layer, options, head, source.tokens, chunks);
   std::vector<float> queries;
   std::vector<int64_t> visible;
-  layer.queries->OfHead(head, queries, visible);
-  for (int64_t& keys : visible) keys = std::clamp<int64_t>(keys + 1 - options.sink_tokens, 1, tokens);
+  source.graph.queries->OfHead(head, queries, visible);
+  for (int64_t& keys : visible) keys = std::clamp<int64_t>(keys + 1 - options.sink_tokens, 1, source.tokens);
   auto built = BuildGraphIndex({}, table, {queries.data(), visible.data(), static_cast<int64_t>(visible.size())});
   if (!built.ok()) return built.status();
   index = std::move(built).value();
   return OkStatus();
 }
 
-Status ExtendHead(const HeadShape& shape, const SequenceOptions& options, const Layer& layer, int32_t head,
-                  int64_t tokens) {
+Status ExtendHead(const HeadShape& shape, const SequenceOptions& options, const Source& source, int32_t head) {
   std::vector<KeyChunk> chunks;
-  return layer.graph->head(head).Extend(TableOfKeys(shape, layer, options, head, tokens, chunks));
+  return source.graph.graph->head(head).Extend(TableOfKeys(shape, source.layer, options, head, source.tokens, chunks));
 }
 
-// The graph of `layer` with its first `tokens` sealed tokens; `parallel_for(count, body)` says with which threads. Null
-// when the engine is closing.
+// The graph of a layer with its first `source.tokens` sealed tokens; `parallel_for(count, body)` says with which
+// threads. Null when the engine is closing.
 template <typename ParallelFor>
-Result<std::shared_ptr<KeyGraph>> Draw(const Context& context, const SequenceOptions& options, const Layer& layer,
-                                       int64_t tokens, const ParallelFor& parallel_for) {
+Result<std::shared_ptr<KeyGraph>> Draw(const Context& context, const SequenceOptions& options, const Source& source,
+                                       const ParallelFor& parallel_for) {
   const HeadShape shape = context.head_shape();
   const auto kv_heads = static_cast<size_t>(context.shape().kv_heads);
   std::vector<std::unique_ptr<KeyIndex>> heads(kv_heads);
@@ -61,12 +71,13 @@ Result<std::shared_ptr<KeyGraph>> Draw(const Context& context, const SequenceOpt
   parallel_for(context.shape().kv_heads, [&](int64_t i) {
     if (context.closing.load()) return;
     const auto head = static_cast<int32_t>(i);
-    statuses[i] = layer.graph == nullptr ? BuildHead(shape, options, layer, head, tokens, heads[i])
-                                         : ExtendHead(shape, options, layer, head, tokens);
+    statuses[i] = source.graph.graph == nullptr ? BuildHead(shape, options, source, head, heads[i])
+                                                : ExtendHead(shape, options, source, head);
   });
   for (const Status& status : statuses) SWELL_RETURN_IF_ERROR(status);
   if (context.closing.load()) return std::shared_ptr<KeyGraph>();
-  auto graph = layer.graph != nullptr ? layer.graph : std::make_shared<KeyGraph>(std::move(heads), context.budget);
+  auto graph =
+      source.graph.graph != nullptr ? source.graph.graph : std::make_shared<KeyGraph>(std::move(heads), context.budget);
   if (graph->ChargeGrowth()) return graph;
   return Status(StatusCode::kResourceExhausted, "the byte budget of the engine would be exceeded",
                 StatusDetail::kOverBudget);
@@ -74,32 +85,31 @@ Result<std::shared_ptr<KeyGraph>> Draw(const Context& context, const SequenceOpt
 
 // Whether the graph drawn from `source` still belongs to `sequence`, which is locked: tokens that were cut, or all of
 // them, may have taken it along. One that was extended belongs to it as long as it is there.
-bool IsWanted(const Sequence& sequence, int32_t index, const Layer& source) {
+bool IsWanted(const Sequence& sequence, int32_t index, const Source& source) {
   if (sequence.released) return false;
-  const Layer& layer = sequence.layers[index];
-  return source.graph != nullptr ? layer.graph == source.graph : layer.epoch == source.epoch;
+  return source.graph.graph != nullptr ? sequence.graphs[index].graph == source.graph.graph
+                                       : sequence.layers[index].epoch == source.layer.epoch;
 }
 
-// Draws the graph of `source`, a layer as it was when this caller set its `graphing`, and clears that. `lock` holds the
-// mutex on entry.
+// Does what BeginWork began, and ends it. `lock` holds the mutex on entry.
 template <typename ParallelFor>
-void DrawAndPublish(Context& context, Sequence& sequence, int32_t index, const Layer& source, int64_t tokens,
+void DrawAndPublish(Context& context, Sequence& sequence, int32_t index, const Source& source,
                     std::unique_lock<std::mutex>& lock, const ParallelFor& parallel_for) {
   Result<std::shared_ptr<KeyGraph>> drawn = std::shared_ptr<KeyGraph>();
   if (IsWanted(sequence, index, source)) {
     lock.unlock();
-    drawn = Guard([&] { return Draw(context, sequence.config->options, source, tokens, parallel_for); });
+    drawn = Guard([&] { return Draw(context, sequence.config->options, source, parallel_for); });
     lock.lock();
   }
-  Layer& layer = sequence.layers[index];
-  layer.graphing = false;
+  if (!sequence.released) sequence.graphs[index].drawing = false;
   sequence.built.notify_all();
   if (!IsWanted(sequence, index, source)) return;
-  if (source.graph == nullptr) layer.queries = nullptr;  // a graph that cannot be built is given up
+  LayerGraph& graph = sequence.graphs[index];
+  if (source.graph.graph == nullptr) graph.queries = nullptr;  // a graph that cannot be built is given up
   if (drawn.ok()) {
     if (*drawn == nullptr) return;
-    layer.graph = std::move(drawn).value();
-    layer.graph_tokens = tokens;
+    graph.graph = std::move(drawn).value();
+    graph.tokens = source.tokens;
     return;
   }
   context.counters.builds_failed.fetch_add(1, std::memory_order_relaxed);
@@ -202,13 +212,14 @@ KeyTable TableOfKeys(const HeadShape& shape, const Layer& layer, const SequenceO
   return table;
 }
 
-void CutGraph(const Context& context, const SequenceOptions& options, Layer& layer) {
-  if (layer.graph == nullptr) return;
-  const int64_t known = layer.graphing ? layer.graph->claimed() : layer.graph_tokens;
-  if (layer.length - options.sink_tokens >= known) return;
-  layer.graph = nullptr;
-  layer.graph_tokens = 0;
-  layer.queries = std::make_shared<PrefillQueries>(context);
+void CutGraph(const Context& context, const SequenceOptions& options, int64_t length, LayerGraph& graph) {
+  if (graph.graph == nullptr) return;
+  const int64_t known = graph.drawing ? graph.graph->claimed() : graph.tokens;
+  if (length - options.sink_tokens >= known) return;
+  const bool drawing = graph.drawing;  // what is under way finds out by itself
+  graph = {};
+  graph.drawing = drawing;
+  graph.queries = std::make_shared<PrefillQueries>(context);
 }
 
 // --- when
@@ -216,31 +227,27 @@ void CutGraph(const Context& context, const SequenceOptions& options, Layer& lay
 
 void DrawGraphNow(Context& context, Sequence& sequence, int32_t index) {
   std::unique_lock lock(sequence.mutex);
-  sequence.built.wait(lock, [&] { return !sequence.layers[index].graphing; });
-  const int64_t tokens = TokensDue(sequence, index);
-  if (tokens == 0) return;
-  sequence.layers[index].graphing = true;
-  const Layer source = sequence.layers[index];
-  DrawAndPublish(context, sequence, index, source, tokens, lock,
+  sequence.built.wait(lock, [&] { return sequence.graphs == nullptr || !sequence.graphs[index].drawing; });
+  const Source source = BeginWork(sequence, index);
+  if (source.tokens == 0) return;
+  DrawAndPublish(context, sequence, index, source, lock,
                  [&](int64_t count, const auto& body) { context.arena.ParallelFor(count, body); });
 }
 
 void DrawGraphLater(Context& context, const std::shared_ptr<Sequence>& sequence, int32_t index) {
   const std::lock_guard lock(sequence->mutex);
-  const int64_t tokens = TokensDue(*sequence, index);
-  if (tokens == 0) return;
-  Layer& layer = sequence->layers[index];
-  layer.graphing = true;
+  const Source source = BeginWork(*sequence, index);
+  if (source.tokens == 0) return;
   try {
-    context.arena.Enqueue([&context, sequence, index, tokens, source = layer] {
+    context.arena.Enqueue([&context, sequence, index, source] {
       std::unique_lock job_lock(sequence->mutex);
-      DrawAndPublish(context, *sequence, index, source, tokens, job_lock, [](int64_t count, const auto& body) {
+      DrawAndPublish(context, *sequence, index, source, job_lock, [](int64_t count, const auto& body) {
         for (int64_t i = 0; i < count; ++i) body(i);
       });
     });
   } catch (const std::exception&) {
-    layer.graphing = false;
-    layer.queries = nullptr;
+    sequence->graphs[index].drawing = false;
+    sequence->graphs[index].queries = nullptr;
     context.counters.builds_failed.fetch_add(1, std::memory_order_relaxed);
   }
 }

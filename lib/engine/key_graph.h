@@ -2,7 +2,7 @@
 // extended.
 //
 // A graph numbers tokens from the first one behind the sinks on. It is drawn once and grows with one of the layers that
-// share it; the others go on with the part that they know (Layer::graph_tokens).
+// share it; the others go on with the part that they know (LayerGraph::tokens).
 #ifndef SWELL_LIB_ENGINE_KEY_GRAPH_H_
 #define SWELL_LIB_ENGINE_KEY_GRAPH_H_
 
@@ -77,8 +77,9 @@ KeyTable TableOfKeys(const HeadShape& shape, const Layer& layer, const SequenceO
 void DrawGraphNow(Context& context, Sequence& sequence, int32_t layer);
 void DrawGraphLater(Context& context, const std::shared_ptr<Sequence>& sequence, int32_t layer);
 
-// After `layer` was cut: lets its graph go when it knows tokens that are gone. Throws std::bad_alloc.
-void CutGraph(const Context& context, const SequenceOptions& options, Layer& layer);
+// For a layer that is cut to `length` tokens: lets its graph go when it knows tokens that are gone. Throws
+// std::bad_alloc.
+void CutGraph(const Context& context, const SequenceOptions& options, int64_t length, LayerGraph& graph);
 
 }  // namespace swell
 

@@ -40,9 +40,6 @@ struct Segment {
 using SegmentList = std::vector<std::shared_ptr<const Segment>>;
 using BlockList = std::vector<std::shared_ptr<KvBlock>>;
 
-class KeyGraph;
-class PrefillQueries;
-
 struct Layer {
   int64_t length = 0;                           // tokens
   int64_t sealed_end = 0;                       // first token of the tail; the number of sinks while nothing is sealed
@@ -53,10 +50,17 @@ struct Layer {
   bool building = false;                        // a background build of this layer is under way
   uint64_t epoch = 0;                           // changes when tokens are cut, so that a build notices
   int64_t retry_at = 0;                         // after a failed build: length at which to try again
-  std::shared_ptr<KeyGraph> graph;              // of IndexKind::kGraph, once it is built; forks share it
-  int64_t graph_tokens = 0;                     // sealed tokens of this layer that it knows
-  std::shared_ptr<PrefillQueries> queries;      // what a graph is to be drawn from; null when none is
-  bool graphing = false;                        // the graph is being built or extended
+};
+
+class KeyGraph;
+class PrefillQueries;
+
+// What a sequence with IndexKind::kGraph has besides for each layer. A value like Layer.
+struct LayerGraph {
+  std::shared_ptr<KeyGraph> graph;          // once it is built; forks share it
+  int64_t tokens = 0;                       // sealed tokens of this layer that it knows
+  std::shared_ptr<PrefillQueries> queries;  // what a graph is to be drawn from; null when none is
+  bool drawing = false;                     // the graph is being built or extended
 };
 
 // Appends to `runs` the rows of tokens [begin, end) that are not sealed: of the sinks and of the tail.

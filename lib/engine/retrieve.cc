@@ -61,7 +61,7 @@ Budget PlanBudget(const HeadStep& step, int64_t steady_tokens, int64_t clustered
 void SortSegments(HeadStep& step) {
   const Layer& layer = *step.layer;
   const int64_t end = step.position + 1;
-  const std::optional<int64_t> known = TokensKnown(layer, *step.sequence);
+  const std::optional<int64_t> known = TokensKnown(step);
   step.finds_tokens = known.has_value();
   for (const auto& segment : *layer.segments) {
     if (segment->first_token >= end) break;

@@ -67,6 +67,7 @@ struct Budget {
 struct HeadStep {
   // Given.
   const Layer* layer = nullptr;
+  const LayerGraph* graph = nullptr;  // of the layer
   const SequenceOptions* sequence = nullptr;
   const RetrievalOptions* retrieval = nullptr;
   int32_t layer_index = 0;

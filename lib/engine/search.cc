@@ -41,6 +41,7 @@ struct Job {
   const SearchItem* item = nullptr;
   std::shared_ptr<Sequence> sequence;
   Layer layer;
+  LayerGraph graph;
   std::vector<float> buffer;
   const float* queries = nullptr;
 };
@@ -55,7 +56,7 @@ struct Unit {
 Status Begin(const Context& context, int32_t layer, Job& job) {
   SWELL_RETURN_IF_ERROR(ValidateSearch(*job.item, context));
   job.sequence = context.sequences.Find(job.item->sequence);
-  auto snapshot = job.sequence == nullptr ? std::nullopt : job.sequence->Snapshot(layer);
+  auto snapshot = job.sequence == nullptr ? std::nullopt : job.sequence->Snapshot(layer, &job.graph);
   if (!snapshot.has_value()) return StaleHandle();
   job.layer = *std::move(snapshot);
   auto queries = FloatQueries(context, job.item->queries, job.item->query_dtype, 1, job.buffer);
@@ -105,6 +106,7 @@ std::vector<Unit> MakeUnits(const Context& context, int32_t layer, std::span<con
       unit.job = job.get();
       HeadStep& step = unit.step;
       step.layer = &job->layer;
+      step.graph = &job->graph;
       step.sequence = &job->sequence->config->options;
       step.retrieval = job->item->retrieval != nullptr ? job->item->retrieval : &step.sequence->retrieval;
       step.layer_index = layer;

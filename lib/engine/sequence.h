@@ -28,13 +28,16 @@ struct Sequence {
   std::mutex mutex;  // guards what follows
   std::condition_variable built;
   std::vector<Layer> layers;
-  int32_t waiting = 0;    // callers that wait to build with all threads; a background build makes way
-  bool released = false;  // its handle is gone; a build that finds this drops its result
+  std::unique_ptr<LayerGraph[]> graphs;  // [layers]; null unless the index is a graph, and after the release
+  int32_t waiting = 0;                   // callers that wait to build with all threads; a background build makes way
+  bool released = false;                 // its handle is gone; a build that finds this drops its result
 
-  // A copy that stays as it is; nothing when the handle is gone.
-  std::optional<Layer> Snapshot(int32_t layer) {
+  // A copy that stays as it is; nothing when the handle is gone. `graph`, which may be null, gets the layer's if there
+  // is one.
+  std::optional<Layer> Snapshot(int32_t layer, LayerGraph* graph = nullptr) {
     std::lock_guard lock(mutex);
     if (released) return std::nullopt;
+    if (graph != nullptr && graphs != nullptr) *graph = graphs[layer];
     return layers[layer];
   }
 };

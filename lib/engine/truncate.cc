@@ -61,7 +61,6 @@ Result<Layer> CutLayer(const Context& context, const SequenceOptions& options, c
   cut.sealed_end = sealed_end;
   cut.segments = std::move(segments);
   cut.tail = std::move(tail);
-  CutGraph(context, options, cut);
   return cut;
 }
 
@@ -81,7 +80,13 @@ Status TruncateSequence(Context& context, Sequence& sequence, int64_t tokens) {
     if (!result.ok()) return result.status();
     cut.push_back(std::move(result).value());
   }
+  std::vector<LayerGraph> graphs;
+  for (size_t i = 0; sequence.graphs != nullptr && i < cut.size(); ++i) {
+    graphs.push_back(sequence.graphs[i]);
+    CutGraph(context, sequence.config->options, cut[i].length, graphs.back());
+  }
   sequence.layers.swap(cut);
+  std::swap_ranges(graphs.begin(), graphs.end(), sequence.graphs.get());
   lock.unlock();  // what was cut is freed outside the lock
   if (!context.options.deterministic) return OkStatus();
   for (int32_t layer = 0; layer < context.shape().layers; ++layer) SealNow(context, sequence, layer);
