@@ -56,9 +56,10 @@ struct Context {
     if (options.log) options.log(message);
   }
   // Without memory for the text, or when the callback throws, the count in the statistics must do.
-  void LogFailure(const char* what, const Status& status) const noexcept {
+  template <typename T>
+  void LogFailure(const char* what, const Result<T>& failed) const noexcept {
     try {
-      Log(what + status.message());
+      Log(what + failed.status().message());
     } catch (...) {
     }
   }

@@ -114,7 +114,7 @@ void DrawAndPublish(Context& context, Sequence& sequence, int32_t index, const S
   }
   context.counters.builds_failed.fetch_add(1, std::memory_order_relaxed);
   lock.unlock();  // the callback may wait for whom it likes
-  context.LogFailure("swell: no graph over the keys: ", drawn.status());
+  context.LogFailure("swell: no graph over the keys: ", drawn);
 }
 
 }  // namespace

@@ -115,7 +115,7 @@ void BuildUntilDone(Context& context, Sequence& sequence, int32_t index, std::un
   sequence.built.notify_all();
   if (more.ok()) return;
   lock.unlock();  // the callback may wait for whom it likes
-  context.LogFailure("swell: sealing failed, the tokens stay exact: ", more.status());
+  context.LogFailure("swell: sealing failed, the tokens stay exact: ", more);
   lock.lock();
 }
 
