@@ -248,8 +248,8 @@ TEST_P(TokenIndex, ReadersWhileTheGraphIsDrawnAndGrows) {
       }
     });
   }
-  for (int64_t t = kPrompt; t < kTokens; t += 4) {
-    if (!Put(*engine, sequence, 0, rows_, t, t + 4).ok()) wrong.fetch_add(1);
+  for (int64_t t = kPrompt; t < kTokens; t += 20) {
+    if (!Put(*engine, sequence, 0, rows_, t, t + 20).ok()) wrong.fetch_add(1);
   }
   if (!engine->WaitSealed(sequence).ok()) wrong.fetch_add(1);
   done.store(true);
