@@ -91,7 +91,7 @@ TEST_F(SequenceTest, StructSizes) {
 
 TEST_F(SequenceTest, BadSequenceOptions) {
   Preset("swell");
-  for (int32_t kind : {-1, 2, 1000}) {
+  for (int32_t kind : {-1, SWELL_INDEX_SCAN + 1, 1000}) {
     options_.index = kind;
     ExpectNoSequence("index");
   }
