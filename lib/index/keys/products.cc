@@ -15,13 +15,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace swell {
 namespace HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-using swell::HWY_NAMESPACE::BFloat16Rows;
-using swell::HWY_NAMESPACE::Float16Rows;
-using swell::HWY_NAMESPACE::Float32Rows;
-using swell::HWY_NAMESPACE::FloatTag;
-using swell::HWY_NAMESPACE::FloatVec;
-using swell::HWY_NAMESPACE::Int8Rows;
 
 HWY_INLINE float Sum(FloatVec v) { return hn::GetLane(hn::SumOfLanes(FloatTag(), v)); }
 
