@@ -207,6 +207,7 @@ struct MetaIndex {
     widths.resize(shape.group);
     importance.resize(kClusters);
     log_mass.resize(shape.group);
+    log_steady.assign(shape.group, 0.0f);
   }
   ClusterRun Run() {
     view.clusters = kClusters;
@@ -224,14 +225,14 @@ struct MetaIndex {
   }
   void Rank() {
     const ClusterRun run = Run();
-    RankClusters(shape.group, {&run, 1}, scores(), Ranking::kOptimistic, 1, importance.data(), sizes.data(),
-                 log_mass.data());
+    RankClusters(shape.group, {&run, 1}, scores(), Ranking::kShare, 1, log_steady.data(), importance.data(),
+                 sizes.data(), log_mass.data());
   }
 
   static constexpr int64_t kClusters = 16384;
   HeadShape shape;
   ClusterView view;
-  std::vector<float> center, scales, queries, logits, widths, importance, log_mass;
+  std::vector<float> center, scales, queries, logits, widths, importance, log_mass, log_steady;
   // ClusterView's alignment.
   struct alignas(64) Line {
     int8_t bytes[64];
@@ -270,8 +271,8 @@ void SelectStep(benchmark::State& state) {
   std::vector<uint32_t> scratch(MetaIndex::kClusters);
   for (auto _ : state) {
     benchmark::DoNotOptimize(SelectClusters(MetaIndex::kClusters, index.importance.data(), index.sizes.data(),
-                                            BudgetUnit::kTokens, MetaIndex::kClusters * 8 / 50, MetaIndex::kClusters,
-                                            zones.data(), scratch.data()));
+                                            BudgetUnit::kTokens, MetaIndex::kClusters * 8 / 50, kLeastImportance,
+                                            MetaIndex::kClusters, zones.data(), scratch.data()));
   }
   state.SetItemsProcessed(state.iterations() * MetaIndex::kClusters);
 }

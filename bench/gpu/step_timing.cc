@@ -69,7 +69,7 @@ class Rig {
         for (auto& segment : content.Upload()) Check(sequences_->AddSegment(s, layer, Home(std::move(segment))));
       }
     }
-    RetrievalOptions retrieval;
+    RetrievalOptions retrieval = cuda::ByBudget();
     retrieval.max_retrieve_tokens = 8192;  // as docs/tuning.md has it for long contexts
     step_ = MakeStep(retrieval);
     const int64_t rows = int64_t{batch} * kKvHeads;
@@ -243,8 +243,7 @@ std::vector<BufferedTimes> TimeBufferedStep(const SyntheticLayer& content, int64
 StepTimes TimeStep(const SyntheticLayer& content, int64_t tokens, int32_t batch) {
   const Rig rig(content, tokens, batch, LayersOf(tokens, batch));
   StepTimes times;
-  RetrievalOptions everything;
-  everything.retrieve_share = 1;
+  const RetrievalOptions everything = cuda::ByBudget(1);
   const std::vector<float> expected = rig.Answer(*rig.MakeStep(everything));
   times.error = MeanError(rig.Answer(rig.step()), expected);
   times.predicted_error = rig.PredictedError();

@@ -31,6 +31,7 @@ swell_retrieval_options ToC(const RetrievalOptions& from) {
   target.retrieve_share = from.retrieve_share;
   target.estimate_share = from.estimate_share;
   target.kappa = from.kappa;
+  target.retrieve_above = from.retrieve_above;
   target.retrieve_tokens = from.retrieve_tokens;
   target.max_retrieve_tokens = from.max_retrieve_tokens;
   target.floor_tokens = from.floor_tokens;
@@ -59,15 +60,16 @@ Status ReadRetrievalOptions(const swell_retrieval_options* from, RetrievalOption
   swell_retrieval_options options = ToC(*target);
   SWELL_RETURN_IF_ERROR(ReadStruct("options", from, &options));
   SWELL_RETURN_IF_ERROR(CheckEnum("options.unit", options.unit, BudgetUnit::kClusters));
-  SWELL_RETURN_IF_ERROR(CheckEnum("options.ranking", options.ranking, Ranking::kMass));
+  SWELL_RETURN_IF_ERROR(CheckEnum("options.ranking", options.ranking, Ranking::kShare));
   SWELL_RETURN_IF_ERROR(CheckZero("options.flags: unknown bits", options.flags & ~SWELL_RETRIEVAL_CORRECT));
-  SWELL_RETURN_IF_ERROR(CheckZero("options.reserved", options.reserved | options.reserved_2));
+  SWELL_RETURN_IF_ERROR(CheckZero("options.reserved", options.reserved_2));
   target->unit = static_cast<BudgetUnit>(options.unit);
   target->ranking = static_cast<Ranking>(options.ranking);
   target->correct = (options.flags & SWELL_RETRIEVAL_CORRECT) != 0;
   target->retrieve_share = options.retrieve_share;
   target->estimate_share = options.estimate_share;
   target->kappa = options.kappa;
+  target->retrieve_above = options.retrieve_above;
   target->retrieve_tokens = options.retrieve_tokens;
   target->max_retrieve_tokens = options.max_retrieve_tokens;
   target->floor_tokens = options.floor_tokens;

@@ -50,6 +50,9 @@ Status CheckOptions(const DecodeStepOptions& options, const Sequences* sequences
       (options.buffer->options().head_dim != shape.head_dim || options.buffer->options().storage != shape.storage)) {
     return InvalidArgument("buffer: of another head_dim or storage", StatusDetail::kBadSize);
   }
+  if (options.retrieval.ranking == Ranking::kShare) {
+    return InvalidArgument("retrieval.ranking: the device step ranks by softmax (ByBudget)");
+  }
   if (!std::isfinite(shape.scale)) return InvalidArgument("scale: not finite", StatusDetail::kNonFinite);
   if (options.max_batch < 1 || options.max_batch > 4096 || options.cluster_tokens < 1 || options.max_tokens < 1 ||
       options.max_tokens > int64_t{1} << 36 || options.max_sequence_tokens < 1) {

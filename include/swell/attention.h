@@ -7,6 +7,7 @@
 #define SWELL_ATTENTION_H_
 
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "swell/types.h"
@@ -58,14 +59,18 @@ struct ClusterScores {
 void ScoreClusters(const HeadShape& shape, const float* queries, std::span<const ClusterRun> runs,
                    ClusterScores scores);
 
-// importance [entries], higher is better: under kOptimistic the largest log of a softmax over the group, under kMass
-// the mean softmax (types.h says of what); -inf for padding. sizes [entries]: tokens of each cluster, 0 for padding.
-// log_mass [group] = log sum_j sizes[j] exp(l_gj): what the centroids say of the mass of all clusters.
+// importance [entries], higher is better: under kMass the mean softmax over the group, else the largest log of the
+// share or softmax (types.h says of what); -inf for padding. sizes [entries]: tokens of each cluster, 0 for padding.
+// log_mass [group] = log sum_j sizes[j] exp(l_gj): what the centroids say of the mass of all clusters. log_steady
+// [group]: log of the mass of the tokens that are in no cluster, -inf where there are none; may be null but for kShare.
 void RankClusters(int32_t group, std::span<const ClusterRun> runs, const ClusterScores& scores, Ranking ranking,
-                  float kappa, float* importance, uint32_t* sizes, float* log_mass);
+                  float kappa, const float* log_steady, float* importance, uint32_t* sizes, float* log_mass);
 
 // What becomes of a cluster.
 enum class Zone : uint8_t { kDropped = 0, kRetrieved = 1, kEstimated = 2 };
+
+// An importance that no cluster falls short of.
+inline constexpr float kLeastImportance = -std::numeric_limits<float>::infinity();
 
 // Clusters of the retrieval zone.
 struct Retrieved {
@@ -76,10 +81,12 @@ struct Retrieved {
 // Chooses the retrieval zone by threshold (no full sort): clusters in order of falling importance, ties by index, while
 // the budget lasts. kTokens: whole clusters until `retrieve_budget` tokens are reached (the cluster that crosses the
 // budget is still taken if at least half of it fits, and the first one always is when the budget is above 0);
-// kClusters: that many clusters. Of the others the `estimate_clusters` best are estimated, the rest dropped.
+// kClusters: that many clusters. Clusters whose importance is below `least` are not retrieved. Of
+// those not retrieved the `estimate_clusters` best are estimated, the rest dropped.
 // `importance`, `sizes` as RankClusters gives them; zones [entries], of no meaning for padding; `scratch` [entries].
 Retrieved SelectClusters(int64_t entries, const float* importance, const uint32_t* sizes, BudgetUnit unit,
-                         int64_t retrieve_budget, int64_t estimate_clusters, Zone* zones, uint32_t* scratch);
+                         int64_t retrieve_budget, float least, int64_t estimate_clusters, Zone* zones,
+                         uint32_t* scratch);
 
 // What the estimate adds up besides the state, for the predicted output error of a query head (design: Jensen and
 // variance of the estimated clusters). With weight w_j = s_j exp(l_j - m) correction_j and

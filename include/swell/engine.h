@@ -58,15 +58,18 @@ struct BudgetOverride {
 // estimated: `unit`, `ranking`, `open_share` and `max_open_tokens` have no say.
 struct RetrievalOptions {
   BudgetUnit unit = BudgetUnit::kTokens;
-  float retrieve_share = 0.02F;     // (0, 1] of the clustered tokens (or clusters) of a KV head
-  int64_t retrieve_tokens = 0;      // > 0: fixed number of tokens instead of the share
-  int64_t max_retrieve_tokens = 0;  // > 0: ceiling on either
+  // Clusters are read of which a token may hold more than this share of the attention mass of a query head, as far as
+  // the budget below reaches; [0, 1), needs Ranking::kShare when above 0. 0: until the budget is spent.
+  float retrieve_above = 0.0025F;
+  float retrieve_share = 0.16F;         // (0, 1] of the clustered tokens (or clusters) of a KV head
+  int64_t retrieve_tokens = 0;          // > 0: fixed number of tokens instead of the share
+  int64_t max_retrieve_tokens = 16384;  // > 0: ceiling on either
   // Clusters are scored where their super-cluster is opened: (0, 1] of the clustered tokens, at least four times those
   // that are read; a super-cluster that stays closed is estimated as one cluster. 1 scores every cluster.
   float open_share = 1.0F;
   int64_t max_open_tokens = 262144;  // > 0: ceiling on the tokens that open_share opens
   float estimate_share = 1.0F;       // [0, 1] of all clusters: how many of those not read are estimated
-  Ranking ranking = Ranking::kOptimistic;
+  Ranking ranking = Ranking::kShare;
   float kappa = 2.0F;           // weight of sigma in the ranking, >= 0; docs/measurements.md, "Ablation"
   bool correct = true;          // second-order correction of the estimate
   int64_t floor_tokens = 1024;  // at least so many tokens are read exactly per KV head, steady zone included

@@ -91,6 +91,7 @@ struct ClusterRun {
 enum class Ranking : int32_t {
   kOptimistic = 0,  // softmax of l + kappa * sigma per query head, then the maximum over the group
   kMass = 1,        // softmax of l per query head, summed over the group (RetroInfer, arXiv 2505.02922)
+  kShare = 2,       // exp(l + kappa * sigma) over the mass of all tokens, the steady zone's too; maximum over the group
 };
 
 // What the budget of exactly read clusters counts.

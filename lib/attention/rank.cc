@@ -1,4 +1,4 @@
-// Ranking of clusters: softmax of the scores per query head, joined over the group.
+// Ranking of clusters: shares of the mass or softmax of the scores per query head, joined over the group.
 #include "lib/attention/run_ahead.h"
 #include "lib/base/simd_targets.h"
 #include "swell/attention.h"
@@ -63,39 +63,46 @@ HWY_INLINE void StoreSizes(const ClusterRun& run, uint32_t* sizes) {
   std::fill(sizes + run.clusters, sizes + TileEntries(run.clusters), 0u);
 }
 
+template <bool kRanks>
 void AddRun(const HeadScores& head, const uint32_t* sizes, HeadSums* sums) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
   auto largest_logit = hn::Set(d, -kLargest), largest_rank = largest_logit;
   for (int64_t j = 0; j < head.clusters; j += hn::Lanes(d)) {
     largest_logit = hn::Max(largest_logit, head.Logit(j));
-    largest_rank = hn::Max(largest_rank, head.Rank(j));
+    if (kRanks) largest_rank = hn::Max(largest_rank, head.Rank(j));
   }
   sums->mass.RaiseTo(Largest(largest_logit));
-  sums->ranks.RaiseTo(Largest(largest_rank));
+  if (kRanks) sums->ranks.RaiseTo(Largest(largest_rank));
   const auto max_logit = hn::Set(d, sums->mass.max), max_rank = hn::Set(d, sums->ranks.max);
   auto mass = hn::Zero(d), ranks = hn::Zero(d);
   for (int64_t j = 0; j < head.clusters; j += hn::Lanes(d)) {
     const auto size = hn::ConvertTo(d, hn::LoadU(di, reinterpret_cast<const int32_t*>(sizes) + j));
     mass = hn::MulAdd(ExpOfCluster(hn::Sub(head.Logit(j), max_logit)), size, mass);
-    ranks = hn::Add(ranks, ExpOfCluster(hn::Sub(head.Rank(j), max_rank)));
+    if (kRanks) ranks = hn::Add(ranks, ExpOfCluster(hn::Sub(head.Rank(j), max_rank)));
   }
   sums->mass.sum += Sum(mass);
   sums->ranks.sum += Sum(ranks);
 }
 
-// Joins the heads of one run into `importance`: under kMass the mean of their softmax, else the largest log-softmax.
+// log(exp(a) + exp(b)), at least -kLargest, so that differences with it are never NaN.
+float LogOfSum(float a, float b) {
+  const float most = std::max({a, b, -kLargest});
+  return most + std::log(std::exp(a - most) + std::exp(b - most));
+}
+
+// Joins the heads of one run into `importance`: under kMass the mean of exp(rank - log_sum), else the largest rank -
+// log_sum.
 void JoinRun(const HeadScores* heads, const float* log_sums, Ranking ranking, int32_t group, float* importance) {
   const FloatTag d;
   const auto share = hn::Set(d, 1.0f / static_cast<float>(group));
   const int64_t clusters = heads[0].clusters;
   for (int64_t j = 0; j < clusters; j += hn::Lanes(d)) {
-    const auto log_softmax = [&](int32_t g) HWY_ATTR { return hn::Sub(heads[g].Rank(j), hn::Set(d, log_sums[g])); };
-    auto joined = log_softmax(0);
+    const auto log_share = [&](int32_t g) HWY_ATTR { return hn::Sub(heads[g].Rank(j), hn::Set(d, log_sums[g])); };
+    auto joined = log_share(0);
     if (ranking == Ranking::kMass) joined = hn::Mul(Exp(joined), share);
     for (int32_t g = 1; g < group; ++g) {
-      joined =
-          ranking == Ranking::kMass ? hn::MulAdd(Exp(log_softmax(g)), share, joined) : hn::Max(joined, log_softmax(g));
+      joined = ranking == Ranking::kMass ? hn::MulAdd(Exp(log_share(g)), share, joined) : hn::Max(joined, log_share(g));
     }
     hn::StoreU(joined, d, importance + j);
   }
@@ -103,7 +110,7 @@ void JoinRun(const HeadScores* heads, const float* log_sums, Ranking ranking, in
 }
 
 void Rank(int32_t group, std::span<const ClusterRun> runs, const ClusterScores& scores, Ranking ranking, float kappa,
-          float* importance, uint32_t* sizes, float* log_mass) {
+          const float* log_steady, float* importance, uint32_t* sizes, float* log_mass) {
   const float optimism = ranking == Ranking::kMass ? 0 : kappa;
   const auto head_scores = [&](size_t r, int64_t entry, int32_t g) {
     return HeadScores{scores.logits + g * scores.stride + entry, runs[r].view->spreads + runs[r].first,
@@ -117,12 +124,17 @@ void Rank(int32_t group, std::span<const ClusterRun> runs, const ClusterScores& 
       AskFor(run.view->spreads + run.first, run.clusters);
     });
     StoreSizes(runs[r], sizes + entry);
-    for (int32_t g = 0; g < group; ++g) AddRun(head_scores(r, entry, g), sizes + entry, &sums[g]);
+    for (int32_t g = 0; g < group; ++g) {
+      const HeadScores head = head_scores(r, entry, g);
+      ranking == Ranking::kShare ? AddRun<false>(head, sizes + entry, &sums[g])
+                                 : AddRun<true>(head, sizes + entry, &sums[g]);
+    }
   }
   float log_sums[kMaxGroup];
   for (int32_t g = 0; g < group; ++g) {
     log_mass[g] = sums[g].mass.Log();
-    log_sums[g] = std::max(sums[g].ranks.Log(), -kLargest);
+    log_sums[g] =
+        ranking == Ranking::kShare ? LogOfSum(log_mass[g], log_steady[g]) : std::max(sums[g].ranks.Log(), -kLargest);
   }
   entry = 0;
   HeadScores heads[kMaxGroup];
@@ -143,8 +155,8 @@ namespace swell::attention {
 HWY_EXPORT(Rank);
 
 void RankClusters(int32_t group, std::span<const ClusterRun> runs, const ClusterScores& scores, Ranking ranking,
-                  float kappa, float* importance, uint32_t* sizes, float* log_mass) {
-  HWY_DYNAMIC_DISPATCH(Rank)(group, runs, scores, ranking, kappa, importance, sizes, log_mass);
+                  float kappa, const float* log_steady, float* importance, uint32_t* sizes, float* log_mass) {
+  HWY_DYNAMIC_DISPATCH(Rank)(group, runs, scores, ranking, kappa, log_steady, importance, sizes, log_mass);
 }
 
 }  // namespace swell::attention

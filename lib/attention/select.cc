@@ -126,43 +126,63 @@ Cut FindCut(uint32_t* candidates, int64_t count, const float* importance, const 
   return cut;
 }
 
-// Numbers of the clusters that a budget can reach, rising: those above a threshold that a sample suggests, if they
-// weigh enough, else all. `share` is the part of the weight that the budget is.
-int64_t FindCandidates(int64_t entries, const float* importance, const uint32_t* sizes, int64_t budget, double share,
-                       uint32_t* candidates) {
+// Clusters, by number and rising, that hold all above a threshold.
+struct Candidates {
+  int64_t count;
+  int64_t weight;
+};
+
+// Those at or above `least`; `sizes` are the weights, null: every cluster weighs 1.
+Candidates ListCandidates(int64_t entries, const float* importance, const uint32_t* sizes, float least,
+                          uint32_t* numbers) {
+  const int64_t count = HWY_DYNAMIC_DISPATCH(ListFrom)(entries, importance, least, numbers);
+  if (sizes == nullptr) return {count, count};
+  return {count, std::accumulate(numbers, numbers + count, int64_t{0},
+                                 [&](int64_t sum, uint32_t cluster) { return sum + sizes[cluster]; })};
+}
+
+// A threshold that about twice `share` of the entries reach, as a sample says; -inf when it says too little.
+float GuessThreshold(int64_t entries, const float* importance, double share) {
   constexpr int64_t kStride = 16, kSample = 1024, kSpare = 16;
   const int64_t sampled = std::min(entries / kStride, kSample);
   const int64_t rank = static_cast<int64_t>(2 * share * static_cast<double>(sampled)) + kSpare;
-  if (rank < sampled / 2) {
-    float sample[kSample];
-    for (int64_t i = 0; i < sampled; ++i) sample[i] = importance[i * (entries / sampled)];
-    std::nth_element(sample, sample + rank, sample + sampled, std::greater<float>());
-    const int64_t count = HWY_DYNAMIC_DISPATCH(ListFrom)(entries, importance, sample[rank], candidates);
-    int64_t weight = count;
-    if (sizes != nullptr) {
-      weight = std::accumulate(candidates, candidates + count, int64_t{0},
-                               [&](int64_t sum, uint32_t cluster) { return sum + sizes[cluster]; });
-    }
-    if (weight >= budget) return count;
-  }
-  std::iota(candidates, candidates + entries, 0u);
-  return entries;
+  if (rank >= sampled / 2) return kLeastImportance;
+  float sample[kSample];
+  for (int64_t i = 0; i < sampled; ++i) sample[i] = importance[i * (entries / sampled)];
+  std::nth_element(sample, sample + rank, sample + sampled, std::greater<float>());
+  return sample[rank];
 }
 
 // Chooses the retrieval zone among `all` clusters; of the other entries it leaves the zones alone.
 Retrieved Retrieve(int64_t entries, const Retrieved& all, const float* importance, const uint32_t* sizes,
-                   BudgetUnit unit, int64_t budget, Zone* zones, uint32_t* scratch) {
+                   BudgetUnit unit, int64_t budget, float least, Zone* zones, uint32_t* scratch) {
   const bool by_tokens = unit == BudgetUnit::kTokens;
   const int64_t weight_of_all = by_tokens ? all.tokens : all.clusters;
-  if (budget >= weight_of_all) {
+  const bool any = least == kLeastImportance;
+  if (budget >= weight_of_all && any) {
     std::fill_n(zones, entries, Zone::kRetrieved);
     return all;
   }
   if (budget <= 0) return {};
   const uint32_t* weights = by_tokens ? sizes : nullptr;
   const double share = static_cast<double>(budget) / static_cast<double>(weight_of_all);
-  const int64_t candidates = FindCandidates(entries, importance, weights, budget, share, scratch);
-  Cut cut = FindCut(scratch, candidates, importance, weights, budget);
+  // Where importance decides, it leaves few; where the budget does, a sample finds most of what cannot be chosen.
+  const float guess = any ? GuessThreshold(entries, importance, share) : least;
+  Candidates candidates = ListCandidates(entries, importance, weights, guess, scratch);
+  if (candidates.weight <= budget && !any) {
+    Retrieved retrieved;
+    for (int64_t i = 0; i < candidates.count; ++i) {
+      zones[scratch[i]] = Zone::kRetrieved;
+      ++retrieved.clusters;
+      retrieved.tokens += sizes[scratch[i]];
+    }
+    return retrieved;
+  }
+  if (candidates.weight < budget) {
+    std::iota(scratch, scratch + entries, 0u);
+    candidates.count = entries;
+  }
+  Cut cut = FindCut(scratch, candidates.count, importance, weights, budget);
   Retrieved retrieved = HWY_DYNAMIC_DISPATCH(MarkAbove)(entries, importance, ImportanceOf(cut.key), sizes, zones);
   for (int64_t i = 0; i < cut.ties && cut.remaining > 0; ++i) {
     const uint32_t cluster = scratch[i];
@@ -180,10 +200,11 @@ Retrieved Retrieve(int64_t entries, const Retrieved& all, const float* importanc
 }  // namespace
 
 Retrieved SelectClusters(int64_t entries, const float* importance, const uint32_t* sizes, BudgetUnit unit,
-                         int64_t retrieve_budget, int64_t estimate_clusters, Zone* zones, uint32_t* scratch) {
+                         int64_t retrieve_budget, float least, int64_t estimate_clusters, Zone* zones,
+                         uint32_t* scratch) {
   const Retrieved all = HWY_DYNAMIC_DISPATCH(CountAll)(entries, sizes);
   std::fill_n(zones, entries, Zone::kEstimated);
-  const Retrieved retrieved = Retrieve(entries, all, importance, sizes, unit, retrieve_budget, zones, scratch);
+  const Retrieved retrieved = Retrieve(entries, all, importance, sizes, unit, retrieve_budget, least, zones, scratch);
   if (estimate_clusters >= all.clusters - retrieved.clusters) return retrieved;
   const auto set = [&](int64_t cluster, Zone zone) {
     if (zones[cluster] != Zone::kRetrieved) zones[cluster] = zone;

@@ -180,9 +180,7 @@ void RunRetrieve(Context& context, int32_t layer, const Unit& unit) {
   step.position = task.first_position;
   step.queries = task.queries;
   PlanHeadStep(context, step);
-  AddPieces(shape, step.exact, false, task);
-  AddPieces(shape, step.masked, true, task);
-  AddEstimates(step, task);
+  AddStep(shape, step, task);
   RunTask(context, task);
   std::array<float, kMaxGroup> errors{};
   std::array<float, kMaxGroup> shares{};

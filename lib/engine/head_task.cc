@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "lib/engine/retrieve.h"
+
 namespace swell {
 namespace {
 
@@ -10,10 +12,35 @@ namespace {
 constexpr int64_t kTokensPerPiece = 2048;
 constexpr int64_t kTokensPerMaskedPiece = 8192;
 
+void CopyState(int64_t rows, int64_t head_dim, const attention::PartialState& from, const attention::PartialState& to) {
+  std::copy_n(from.max, rows, to.max);
+  std::copy_n(from.sum, rows, to.sum);
+  std::copy_n(from.out, rows * head_dim, to.out);
+}
+
+// Adds the pieces that estimate what `step` does not read.
+void AddEstimates(const HeadStep& step, HeadTask& task) {
+  if (step.segments.empty()) return;
+  task.step = &step;
+  for (const RankedLevel* level : {&step.supers, &step.clusters}) {
+    for (const RankedLevel::Piece& clusters : level->Pieces()) {
+      HeadTask::Piece& piece = task.pieces.emplace_back();
+      piece.level = level;
+      piece.clusters = clusters;
+    }
+  }
+  if (step.residuals.count() > 0) task.pieces.emplace_back().residuals = true;
+}
+
 void RunPiece(const HeadShape& shape, HeadTask& task, int64_t index) {
   const HeadTask::Piece& piece = task.pieces[index];
   const attention::PartialState state = task.State(index);
-  attention::ResetState(task.n_queries * shape.group, shape.head_dim, state);
+  const int64_t rows = task.n_queries * shape.group;
+  if (piece.done != nullptr) {
+    CopyState(rows, shape.head_dim, piece.done->State(0), state);
+  } else {
+    attention::ResetState(rows, shape.head_dim, state);
+  }
   if (piece.masked) {
     attention::AttendCausal(shape, task.queries, task.n_queries, task.query_stride, task.first_position, piece.runs,
                             state);
@@ -82,17 +109,15 @@ void AddPieces(const HeadShape& shape, const std::vector<KvRun>& runs, bool mask
   }
 }
 
-void AddEstimates(const HeadStep& step, HeadTask& task) {
-  if (step.segments.empty()) return;
-  task.step = &step;
-  for (const RankedLevel* level : {&step.supers, &step.clusters}) {
-    for (const RankedLevel::Piece& clusters : level->Pieces()) {
-      HeadTask::Piece& piece = task.pieces.emplace_back();
-      piece.level = level;
-      piece.clusters = clusters;
-    }
+void AddStep(const HeadShape& shape, const HeadStep& step, HeadTask& task) {
+  if (step.steady_task.pieces.empty()) {
+    AddPieces(shape, step.steady, false, task);
+    AddPieces(shape, step.masked, true, task);
+  } else {
+    task.pieces.emplace_back().done = &step.steady_task;
   }
-  if (step.residuals.count() > 0) task.pieces.emplace_back().residuals = true;
+  AddPieces(shape, step.retrieved, false, task);
+  AddEstimates(step, task);
 }
 
 void RunTask(Context& context, HeadTask& task) {

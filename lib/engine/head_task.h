@@ -8,13 +8,15 @@
 #include <vector>
 
 #include "lib/engine/context.h"
-#include "lib/engine/retrieve.h"
+#include "lib/engine/ranked_level.h"
 #include "swell/attention.h"
 
 namespace swell {
 
 // Query rows (positions x group) that one exact task works on.
 constexpr int64_t kQueryRowsPerTask = 192;
+
+struct HeadStep;
 
 struct HeadTask {
   int64_t n_queries = 1;
@@ -24,6 +26,7 @@ struct HeadTask {
 
   struct Piece {
     std::vector<KvRun> runs;             // exact, or
+    const HeadTask* done = nullptr;      // what another task has found, or
     const RankedLevel* level = nullptr;  // estimate of a part of it
     RankedLevel::Piece clusters;
     bool residuals = false;  // estimate of the clusters of which some tokens are read
@@ -49,8 +52,8 @@ struct HeadTask {
 // Cuts `runs` into pieces of a fixed number of tokens.
 void AddPieces(const HeadShape& shape, const std::vector<KvRun>& runs, bool masked, HeadTask& task);
 
-// Adds the pieces that estimate what `step` does not read; `step` must outlive the task.
-void AddEstimates(const HeadStep& step, HeadTask& task);
+// Adds the pieces of a planned step: what it reads and what it estimates. `step` must outlive the task.
+void AddStep(const HeadShape& shape, const HeadStep& step, HeadTask& task);
 
 // Runs every piece and merges. Throws std::bad_alloc before anything ran.
 void RunTask(Context& context, HeadTask& task);

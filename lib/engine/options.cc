@@ -39,8 +39,15 @@ Status ValidateRetrieval(const RetrievalOptions& options, const ModelShape& shap
   if (options.unit != BudgetUnit::kTokens && options.unit != BudgetUnit::kClusters) {
     return InvalidArgument("retrieval.unit is no known budget unit");
   }
-  if (options.ranking != Ranking::kOptimistic && options.ranking != Ranking::kMass) {
+  if (options.ranking != Ranking::kOptimistic && options.ranking != Ranking::kMass &&
+      options.ranking != Ranking::kShare) {
     return InvalidArgument("retrieval.ranking is no known ranking");
+  }
+  if (!(options.retrieve_above >= 0.0F && options.retrieve_above < 1.0F)) {
+    return OutOfRange("retrieval.retrieve_above", "at least 0 and below 1");
+  }
+  if (options.retrieve_above > 0.0F && options.ranking != Ranking::kShare) {
+    return InvalidArgument("retrieval.retrieve_above needs the ranking by shares of the mass");
   }
   if (!IsShare(options.retrieve_share)) return OutOfRange("retrieval.retrieve_share", "above 0 and at most 1");
   if (options.retrieve_tokens < 0) return OutOfRange("retrieval.retrieve_tokens", "0 or more");
@@ -89,7 +96,9 @@ Result<SequenceOptions> SequencePreset(const std::string& name) {
     options.index.cluster_tokens = 16;
     options.index.iterations = 10;
     options.retrieval.unit = BudgetUnit::kClusters;
+    options.retrieval.retrieve_above = 0.0F;
     options.retrieval.retrieve_share = 0.018F;
+    options.retrieval.max_retrieve_tokens = 0;
     options.retrieval.max_open_tokens = 0;
     options.retrieval.estimate_share = 0.232F;
     options.retrieval.ranking = Ranking::kMass;

@@ -35,7 +35,11 @@ Budget PlanBudget(const HeadStep& step, int64_t steady_tokens, int64_t clustered
   const int64_t floor_tokens = std::max<int64_t>(0, options.floor_tokens - steady_tokens);
   const float share = RetrieveShare(step);
   const int64_t wanted = options.retrieve_tokens > 0 ? options.retrieve_tokens : CeilShare(share, clustered_tokens);
-  const int64_t tokens = options.max_retrieve_tokens > 0 ? std::min(wanted, options.max_retrieve_tokens) : wanted;
+  int64_t tokens = options.max_retrieve_tokens > 0 ? std::min(wanted, options.max_retrieve_tokens) : wanted;
+  // No more tokens can hold more than that share each.
+  if (step.finds_tokens && options.retrieve_above > 0) {
+    tokens = std::min(tokens, static_cast<int64_t>(1.0F / options.retrieve_above));
+  }
   Budget budget;
   budget.tokens = std::max(tokens, floor_tokens);
   budget.everything = budget.tokens >= clustered_tokens;
@@ -70,19 +74,19 @@ void SortSegments(HeadStep& step) {
     if (segment->end() > end) {
       step.masked.push_back(rows);
     } else if (index.clusters().clusters == 0 || segment->end() + step.sequence->window_tokens > end) {
-      step.exact.push_back(rows);
+      step.steady.push_back(rows);
     } else if (known.has_value() && segment->end() > step.sequence->sink_tokens + *known) {
-      step.exact.push_back(rows);
+      step.steady.push_back(rows);
     } else {
       const auto& found = segment->rows_of_tokens;
       step.segments.push_back({&index, rows, found.empty() ? nullptr : found[step.head].data()});
     }
   }
-  AppendUnsealedRuns(layer, step.head, 0, end, &step.exact);
+  AppendUnsealedRuns(layer, step.head, 0, end, &step.steady);
 }
 
 void ReadEverything(HeadStep& step) {
-  for (const ClusteredSegment& segment : step.segments) step.exact.push_back(segment.rows);
+  for (const ClusteredSegment& segment : step.segments) step.steady.push_back(segment.rows);
   step.segments.clear();
   step.tokens_read = step.position + 1;
 }
@@ -117,16 +121,33 @@ bool BeginStep(const HeadShape& shape, HeadStep& step) {
   return true;
 }
 
-// Ranks a level and chooses its retrieval and estimation zones.
-attention::Retrieved SelectLevel(const HeadShape& shape, const RetrievalOptions& options, BudgetUnit unit,
-                                 int64_t retrieve, int64_t estimate, RankedLevel& level) {
+// Attends to the steady zone.
+void AttendSteady(Context& context, HeadStep& step) {
+  const HeadShape shape = context.head_shape();
+  HeadTask& task = step.steady_task;
+  task.first_position = step.position;
+  task.queries = step.queries;
+  task.query_stride = int64_t{shape.group} * shape.head_dim;
+  AddPieces(shape, step.steady, false, task);
+  AddPieces(shape, step.masked, true, task);
+  RunTask(context, task);
+  const attention::PartialState state = task.State(0);
+  step.log_steady.resize(static_cast<size_t>(shape.group));
+  for (int32_t g = 0; g < shape.group; ++g) step.log_steady[g] = state.max[g] + std::log(state.sum[g]);
+}
+
+// Ranks a level and chooses its retrieval and estimation zones; clusters of an importance below `least` are not
+// retrieved.
+attention::Retrieved SelectLevel(const HeadShape& shape, const HeadStep& step, BudgetUnit unit, int64_t retrieve,
+                                 float least, int64_t estimate, RankedLevel& level) {
+  const RetrievalOptions& options = *step.retrieval;
   const auto entries = static_cast<size_t>(level.entries);
   const auto importance = std::make_unique_for_overwrite<float[]>(entries);
   const auto sizes = std::make_unique_for_overwrite<uint32_t[]>(entries);
   const auto scratch = std::make_unique_for_overwrite<uint32_t[]>(entries);
-  attention::RankClusters(shape.group, level.runs, level.Scores({}), options.ranking, options.kappa, importance.get(),
-                          sizes.get(), level.log_mass.data());
-  return attention::SelectClusters(level.entries, importance.get(), sizes.get(), unit, retrieve, estimate,
+  attention::RankClusters(shape.group, level.runs, level.Scores({}), options.ranking, options.kappa,
+                          step.log_steady.data(), importance.get(), sizes.get(), level.log_mass.data());
+  return attention::SelectClusters(level.entries, importance.get(), sizes.get(), unit, retrieve, least, estimate,
                                    level.zones.get(), scratch.get());
 }
 
@@ -160,8 +181,8 @@ void CountClusters(const RankedLevel& level, const attention::Retrieved& retriev
 // Chooses the super-clusters whose clusters will be scored.
 void OpenSuperClusters(const HeadShape& shape, HeadStep& step) {
   const int64_t estimate = EstimateShare(step, step.supers);
-  const attention::Retrieved opened =
-      SelectLevel(shape, *step.retrieval, BudgetUnit::kTokens, step.budget.open_tokens, estimate, step.supers);
+  const attention::Retrieved opened = SelectLevel(shape, step, BudgetUnit::kTokens, step.budget.open_tokens,
+                                                  attention::kLeastImportance, estimate, step.supers);
   CountClusters(step.supers, opened, estimate, step);
   ForEachRetrieved(step.supers, [&](size_t run, int64_t first, int64_t last) {
     const int32_t segment = step.supers.segments[run];
@@ -172,17 +193,19 @@ void OpenSuperClusters(const HeadShape& shape, HeadStep& step) {
   step.clusters.Allocate(shape.group);
 }
 
-// Chooses the clusters that are read and adds their rows to step.exact, neighbours in one run.
+// Chooses the clusters that are read and adds their rows to step.retrieved, neighbours in one run.
 void SelectClusters(const HeadShape& shape, HeadStep& step) {
-  const attention::Retrieved retrieved = SelectLevel(shape, *step.retrieval, step.retrieval->unit, step.budget.retrieve,
-                                                     step.budget.estimate, step.clusters);
+  const float above = step.retrieval->retrieve_above;
+  const float least = above > 0 ? std::log(above) : attention::kLeastImportance;
+  const attention::Retrieved retrieved =
+      SelectLevel(shape, step, step.retrieval->unit, step.budget.retrieve, least, step.budget.estimate, step.clusters);
   CountClusters(step.clusters, retrieved, step.budget.estimate, step);
   step.tokens_read += retrieved.tokens;
   ForEachRetrieved(step.clusters, [&](size_t r, int64_t first, int64_t last) {
     const ClusterRun& run = step.clusters.runs[r];
     const uint32_t* rows = run.view->first_rows + run.first;
     const KvRun& segment = step.segments[step.clusters.segments[r]].rows;
-    step.exact.push_back(SubRun(segment, rows[first], int64_t{rows[last]} - rows[first], shape));
+    step.retrieved.push_back(SubRun(segment, rows[first], int64_t{rows[last]} - rows[first], shape));
   });
   // The estimate is told how much mass there is in all: what the closed super-clusters hold counts as well.
   for (size_t g = 0; g < step.supers.log_mass.size(); ++g) {
@@ -223,8 +246,8 @@ void TakeOut(const HeadShape& shape, const ClusteredSegment& segment, std::span<
   }
 }
 
-// Chooses the tokens that are read, adds their rows to step.exact, neighbours in one run, and takes them out of their
-// clusters.
+// Chooses the tokens that are read, adds their rows to step.retrieved, neighbours in one run, and takes them out of
+// their clusters.
 void SelectTokens(Context& context, HeadStep& step) {
   const HeadShape shape = context.head_shape();
   const std::vector<int64_t> tokens = FindTokens(shape, step);
@@ -232,7 +255,7 @@ void SelectTokens(Context& context, HeadStep& step) {
   const bool estimates = step.budget.estimate > 0;
   if (estimates) {
     ScoreLevel(context, step, step.clusters);
-    SelectLevel(shape, *step.retrieval, BudgetUnit::kTokens, 0, step.budget.estimate, step.clusters);
+    SelectLevel(shape, step, BudgetUnit::kTokens, 0, attention::kLeastImportance, step.budget.estimate, step.clusters);
     CountClusters(step.clusters, {}, step.budget.estimate, step);
   }
   int64_t first_entry = 0;
@@ -247,7 +270,7 @@ void SelectTokens(Context& context, HeadStep& step) {
     std::sort(rows.begin(), rows.end());
     for (size_t first = 0, last = 0; first < rows.size(); first = last) {
       while (last < rows.size() && rows[last] - rows[first] == static_cast<int64_t>(last - first)) ++last;
-      step.exact.push_back(SubRun(segment.rows, rows[first], static_cast<int64_t>(last - first), shape));
+      step.retrieved.push_back(SubRun(segment.rows, rows[first], static_cast<int64_t>(last - first), shape));
     }
     if (estimates) TakeOut(shape, segment, rows, first_entry, &step.clusters.widths[s * shape.group], step);
     first_entry += attention::TileEntries(segment.index->clusters().clusters);
@@ -257,35 +280,6 @@ void SelectTokens(Context& context, HeadStep& step) {
 
 }  // namespace
 
-void RankedLevel::Add(const ClusterRun& run, int32_t segment) {
-  runs.push_back(run);
-  segments.push_back(segment);
-  clusters += run.clusters;
-  entries += attention::TileEntries(run.clusters);
-}
-
-void RankedLevel::Allocate(int32_t group) {
-  const auto heads = static_cast<size_t>(group);
-  logits = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(entries) * heads);
-  widths = std::make_unique_for_overwrite<float[]>(runs.size() * heads);
-  zones = std::make_unique_for_overwrite<attention::Zone[]>(static_cast<size_t>(entries));
-  log_mass.resize(heads);
-}
-
-std::vector<RankedLevel::Piece> RankedLevel::Pieces() const {
-  std::vector<Piece> pieces;
-  int64_t first_entry = 0;
-  for (size_t first = 0; first < runs.size();) {
-    size_t last = first;
-    int64_t count = 0;
-    while (last < runs.size() && count < kClustersPerTask) count += attention::TileEntries(runs[last++].clusters);
-    pieces.push_back({std::span(runs).subspan(first, last - first), static_cast<int64_t>(first), first_entry});
-    first_entry += count;
-    first = last;
-  }
-  return pieces;
-}
-
 void PlanExact(HeadStep& step) {
   SortSegments(step);
   ReadEverything(step);
@@ -294,6 +288,7 @@ void PlanExact(HeadStep& step) {
 void PlanHeadStep(Context& context, HeadStep& step) {
   const HeadShape shape = context.head_shape();
   if (!BeginStep(shape, step)) return;
+  AttendSteady(context, step);
   if (step.supers.clusters > 0) {
     ScoreLevel(context, step, step.supers);
     OpenSuperClusters(shape, step);

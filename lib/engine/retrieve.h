@@ -3,55 +3,23 @@
 #define SWELL_LIB_ENGINE_RETRIEVE_H_
 
 #include <cstdint>
-#include <memory>
-#include <span>
 #include <vector>
 
 #include "lib/engine/context.h"
+#include "lib/engine/head_task.h"
 #include "lib/engine/layer.h"
+#include "lib/engine/ranked_level.h"
 #include "lib/engine/residual.h"
 #include "swell/attention.h"
 #include "swell/index.h"
 
 namespace swell {
 
-// Clusters that one task scores or estimates together, rounded up to whole runs; part of the order of summation, so
-// independent of threads.
-constexpr int64_t kClustersPerTask = 4096;
-
 // Segment whose clusters are ranked.
 struct ClusteredSegment {
   const SegmentIndex* index = nullptr;
   KvRun rows;
   const uint16_t* rows_of_tokens = nullptr;  // [tokens]; null unless single tokens are found
-};
-
-// Clusters of one level of the meta index as one query sees them; arrays of `entries` hold the entries of all runs
-// (swell/attention.h), entry 0 being the first cluster of runs[0].
-struct RankedLevel {
-  // Runs that one task works on, and where they begin.
-  struct Piece {
-    std::span<const ClusterRun> runs;
-    int64_t first_run = 0;
-    int64_t first_entry = 0;
-  };
-
-  std::vector<ClusterRun> runs;
-  std::vector<int32_t> segments;  // [runs]: where in HeadStep::segments the run is from
-  int64_t clusters = 0;
-  int64_t entries = 0;
-  std::unique_ptr<float[]> logits;           // [group, entries]
-  std::unique_ptr<float[]> widths;           // [runs, group]
-  std::unique_ptr<attention::Zone[]> zones;  // [entries]
-  std::vector<float> log_mass;               // [group]
-
-  void Add(const ClusterRun& run, int32_t segment);
-  void Allocate(int32_t group);  // throws std::bad_alloc
-  std::vector<Piece> Pieces() const;
-  attention::ClusterScores Scores(const Piece& piece) const {
-    const auto group = static_cast<int64_t>(log_mass.size());
-    return {logits.get() + piece.first_entry, widths.get() + piece.first_run * group, entries};
-  }
 };
 
 // How much of the clustered tokens is looked at, read and estimated.
@@ -76,8 +44,11 @@ struct HeadStep {
   const float* queries = nullptr;  // [group, head_dim]
 
   // Found by PlanHeadStep.
-  std::vector<KvRun> exact;                // rows to read, all visible
-  std::vector<KvRun> masked;               // rows of which some lie beyond `position`
+  std::vector<KvRun> steady;               // rows to read in any case, all visible
+  std::vector<KvRun> masked;               // likewise, of which some lie beyond `position`
+  HeadTask steady_task;                    // exact attention over both; without pieces unless it is done
+  std::vector<float> log_steady;           // [group]: log of their mass, where that is done
+  std::vector<KvRun> retrieved;            // rows of the retrieval zone
   std::vector<ClusteredSegment> segments;  // whose clusters were ranked; empty: everything is read
   RankedLevel supers;                      // empty when all clusters are scored
   RankedLevel clusters;                    // those that are scored
@@ -90,7 +61,8 @@ struct HeadStep {
   int64_t clusters_estimated = 0;
 };
 
-// Fills what is to be found. Throws std::bad_alloc.
+// Fills what is to be found. The mass of the steady zone tells how much of it a cluster may hold, so where clusters are
+// ranked, exact attention over that zone comes first. Throws std::bad_alloc.
 void PlanHeadStep(Context& context, HeadStep& step);
 
 // Everything visible is read: for AttendMode::kExact.

@@ -68,7 +68,7 @@ Status Begin(const Context& context, int32_t layer, Job& job) {
 void FindBest(const HeadShape& shape, Unit& unit) {
   unit.heaps.resize(static_cast<size_t>(shape.group));
   std::vector<float> logits(static_cast<size_t>(shape.group) * kRowsPerScore);
-  for (const KvRun& run : unit.step.exact) {
+  const auto offer = [&](const KvRun& run) {
     for (int64_t row = 0; row < run.tokens; row += kRowsPerScore) {
       const KvRun part = SubRun(run, row, std::min(kRowsPerScore, run.tokens - row), shape);
       attention::ScoreRows(shape, unit.step.queries, part, logits.data(), kRowsPerScore);
@@ -78,7 +78,9 @@ void FindBest(const HeadShape& shape, Unit& unit) {
         }
       }
     }
-  }
+  };
+  std::for_each(unit.step.steady.begin(), unit.step.steady.end(), offer);
+  std::for_each(unit.step.retrieved.begin(), unit.step.retrieved.end(), offer);
   for (auto& heap : unit.heaps) std::sort_heap(heap.begin(), heap.end(), Better);
 }
 

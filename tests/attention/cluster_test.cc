@@ -70,13 +70,13 @@ TEST_P(ClusterTest, NoClustersWriteNothing) {
   ScoreClusters(shape, queries.data(), {}, scores.view());
   for (float logit : scores.logits) ASSERT_TRUE(std::isnan(logit));
   float log_mass[2] = {0, 0};
-  RankClusters(2, {}, scores.view(), Ranking::kOptimistic, 1, nullptr, nullptr, log_mass);
+  RankClusters(2, {}, scores.view(), Ranking::kOptimistic, 1, nullptr, nullptr, nullptr, log_mass);
   EXPECT_EQ(log_mass[0], -kInf);
   EXPECT_EQ(log_mass[1], -kInf);
 }
 
 TEST_P(ClusterTest, RanksAsTheFormulasSay) {
-  for (Ranking ranking : {Ranking::kOptimistic, Ranking::kMass}) {
+  for (Ranking ranking : {Ranking::kOptimistic, Ranking::kMass, Ranking::kShare}) {
     for (int32_t group : {1, 3, 16}) {
       for (int64_t count : {1, 15, 16, 33, 500}) {
         for (float kappa : {0.0f, 1.0f}) {
@@ -94,11 +94,14 @@ TEST_P(ClusterTest, RanksAsTheFormulasSay) {
           std::vector<double> expected(entries, ranking == Ranking::kMass ? 0.0 : -kInf);
           std::vector<float> importance(entries + 1, kNan), log_mass(group, kNan);
           std::vector<uint32_t> sizes(entries + 1, 12345), expected_sizes(entries, 0);
-          RankClusters(group, runs, scores.view(), ranking, kappa, importance.data(), sizes.data(), log_mass.data());
+          std::vector<float> log_steady(group);
+          for (float& steady : log_steady) steady = random_.Below(4) == 0 ? -kInf : 8 * random_.Normal() + 50;
+          RankClusters(group, runs, scores.view(), ranking, kappa, log_steady.data(), importance.data(), sizes.data(),
+                       log_mass.data());
           for (int64_t g = 0; g < group; ++g) {
             double total = 0, mass = 0;
             const auto rank = [&](int64_t run, int64_t j, int64_t entry) {
-              const double optimism = ranking == Ranking::kOptimistic ? kappa * scores.width(run, g) : 0;
+              const double optimism = ranking == Ranking::kMass ? 0 : kappa * scores.width(run, g);
               return std::exp(scores.logit(g, entry) + optimism * clusters.spreads[j]);
             };
             ForEachCluster(runs, [&](int64_t run, int64_t j, int64_t entry) {
@@ -107,6 +110,7 @@ TEST_P(ClusterTest, RanksAsTheFormulasSay) {
               expected_sizes[entry] = static_cast<uint32_t>(clusters.Size(j));
             });
             ASSERT_NEAR(log_mass[g], std::log(mass), 1e-5 * std::log(mass));
+            if (ranking == Ranking::kShare) total = mass + std::exp(static_cast<double>(log_steady[g]));
             ForEachCluster(runs, [&](int64_t run, int64_t j, int64_t entry) {
               const double share = rank(run, j, entry) / total;
               expected[entry] = ranking == Ranking::kMass ? expected[entry] + share / group
@@ -146,17 +150,21 @@ TEST_P(ClusterTest, RankingSurvivesExtremeScores) {
     std::copy(logits.begin(), logits.end(), scores.logits.begin());
     for (const float width : {0.0f, 1.0f, most}) {
       scores.width(0, 0) = width;
-      for (Ranking ranking : {Ranking::kOptimistic, Ranking::kMass}) {
+      for (Ranking ranking : {Ranking::kOptimistic, Ranking::kMass, Ranking::kShare}) {
         std::vector<float> importance(kClusterTile, kNan);
         std::vector<uint32_t> sizes(kClusterTile);
         float log_mass = kNan;
-        RankClusters(1, runs, scores.view(), ranking, 1, importance.data(), sizes.data(), &log_mass);
-        EXPECT_FALSE(std::isnan(log_mass));
-        for (size_t j = 0; j < 4; ++j) {
-          const float value = importance[j];
-          EXPECT_TRUE(ranking == Ranking::kMass ? value >= 0 && value <= 1 : value <= 0) << value;
+        for (const float log_steady : {-kInf, 0.0f, most}) {
+          RankClusters(1, runs, scores.view(), ranking, 1, &log_steady, importance.data(), sizes.data(), &log_mass);
+          EXPECT_FALSE(std::isnan(log_mass));
+          for (size_t j = 0; j < 4; ++j) {
+            const float value = importance[j];
+            EXPECT_FALSE(std::isnan(value));
+            EXPECT_TRUE(ranking != Ranking::kMass || (value >= 0 && value <= 1)) << value;
+            EXPECT_TRUE(ranking != Ranking::kOptimistic || value <= 0) << value;
+          }
+          for (size_t j = 4; j < importance.size(); ++j) EXPECT_EQ(importance[j], -kInf);
         }
-        for (size_t j = 4; j < importance.size(); ++j) EXPECT_EQ(importance[j], -kInf);
       }
     }
   }

@@ -1,4 +1,4 @@
-// Selection by threshold against a full sort.
+// Selection against a full sort.
 #include <numeric>
 
 #include "tests/attention/support.h"
@@ -13,7 +13,7 @@ struct Selection {
 
 // Sorts by falling importance, ties by number, and walks the order as attention.h says.
 Selection SelectBySorting(const std::vector<float>& importance, const std::vector<uint32_t>& sizes, BudgetUnit unit,
-                          int64_t budget, int64_t estimate) {
+                          int64_t budget, float least, int64_t estimate) {
   std::vector<int64_t> order(importance.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return importance[a] > importance[b]; });
@@ -22,6 +22,7 @@ Selection SelectBySorting(const std::vector<float>& importance, const std::vecto
   size_t rank = 0;
   for (int64_t spent = 0; rank < order.size() && spent < budget; ++rank) {
     const int64_t weight = unit == BudgetUnit::kTokens ? sizes[order[rank]] : 1;
+    if (importance[order[rank]] < least) break;
     if (spent + weight > budget && 2 * (budget - spent) < weight && rank > 0) break;
     result.zones[order[rank]] = Zone::kRetrieved;
     result.tokens += sizes[order[rank]];
@@ -33,19 +34,29 @@ Selection SelectBySorting(const std::vector<float>& importance, const std::vecto
 
 class SelectTest : public testing::Test {
  protected:
+  // With every cluster eligible, and with those above some cluster's importance.
   void Check(const std::vector<float>& importance, const std::vector<uint32_t>& sizes, BudgetUnit unit, int64_t budget,
              int64_t estimate) {
+    CheckFrom(kLeastImportance, importance, sizes, unit, budget, estimate);
+    if (HasFatalFailure()) return;
+    const float some = importance[random_.Below(static_cast<int64_t>(importance.size()))];
+    CheckFrom(some, importance, sizes, unit, budget, estimate);
+  }
+
+  void CheckFrom(float least, const std::vector<float>& importance, const std::vector<uint32_t>& sizes, BudgetUnit unit,
+                 int64_t budget, int64_t estimate) {
     const int64_t clusters = importance.size();
     SCOPED_TRACE(testing::Message() << "seed " << kSeed << " clusters " << clusters << " budget " << budget
-                                    << " estimate " << estimate << " unit " << static_cast<int>(unit));
+                                    << " estimate " << estimate << " unit " << static_cast<int>(unit) << " least "
+                                    << least);
     std::vector<Zone> zones(clusters + 1, static_cast<Zone>(77));
     std::vector<uint32_t> scratch(clusters + 1, 123456789);
-    const Retrieved retrieved =
-        SelectClusters(clusters, importance.data(), sizes.data(), unit, budget, estimate, zones.data(), scratch.data());
+    const Retrieved retrieved = SelectClusters(clusters, importance.data(), sizes.data(), unit, budget, least, estimate,
+                                               zones.data(), scratch.data());
     ASSERT_EQ(zones.back(), static_cast<Zone>(77));
     ASSERT_EQ(scratch.back(), 123456789u);
     zones.pop_back();
-    const Selection expected = SelectBySorting(importance, sizes, unit, budget, estimate);
+    const Selection expected = SelectBySorting(importance, sizes, unit, budget, least, estimate);
     ASSERT_EQ(retrieved.tokens, expected.tokens);
     ASSERT_EQ(retrieved.clusters, std::count(zones.begin(), zones.end(), Zone::kRetrieved));
     ASSERT_EQ(zones, expected.zones);
@@ -99,7 +110,9 @@ TEST_F(SelectTest, CrossingClusterIsTakenWhenHalfOfItFits) {
 }
 
 TEST_F(SelectTest, NoClusters) {
-  EXPECT_EQ(SelectClusters(0, nullptr, nullptr, BudgetUnit::kTokens, 100, 10, nullptr, nullptr).clusters, 0);
+  EXPECT_EQ(
+      SelectClusters(0, nullptr, nullptr, BudgetUnit::kTokens, 100, kLeastImportance, 10, nullptr, nullptr).clusters,
+      0);
 }
 
 // Padding is never chosen, and does not keep all real clusters from being so.
@@ -124,15 +137,16 @@ TEST_F(SelectTest, PaddingIsNoCluster) {
           unit == BudgetUnit::kClusters ? clusters : std::accumulate(real_sizes.begin(), real_sizes.end(), int64_t{0});
       for (int64_t budget : {int64_t{0}, random_.Below(all + 1), all}) {
         for (int64_t estimate : {int64_t{0}, random_.Below(clusters + 1), clusters}) {
+          const float least = random_.Below(2) == 0 ? kLeastImportance : random_.Normal();
           std::vector<Zone> zones(importance.size()), real_zones;
           std::vector<uint32_t> scratch(importance.size());
           const Retrieved retrieved =
-              SelectClusters(static_cast<int64_t>(zones.size()), importance.data(), sizes.data(), unit, budget,
+              SelectClusters(static_cast<int64_t>(zones.size()), importance.data(), sizes.data(), unit, budget, least,
                              estimate, zones.data(), scratch.data());
           for (size_t j = 0; j < zones.size(); ++j) {
             if (sizes[j] > 0) real_zones.push_back(zones[j]);
           }
-          const Selection expected = SelectBySorting(real_importance, real_sizes, unit, budget, estimate);
+          const Selection expected = SelectBySorting(real_importance, real_sizes, unit, budget, least, estimate);
           ASSERT_EQ(retrieved.tokens, expected.tokens);
           ASSERT_EQ(real_zones, expected.zones);
         }

@@ -44,7 +44,9 @@ TEST_F(SequenceTest, PresetsAreTheDocumentedSettings) {
   EXPECT_EQ(options_.cluster_tokens, 8);
   EXPECT_EQ(options_.window_tokens, 64);
   EXPECT_EQ(options_.segment_tokens % options_.seal_tokens, 0);
-  EXPECT_FLOAT_EQ(retrieval_.retrieve_share, 0.02F);
+  EXPECT_EQ(retrieval_.ranking, SWELL_RANKING_SHARE);
+  EXPECT_FLOAT_EQ(retrieval_.retrieve_above, 0.0025F);
+  EXPECT_FLOAT_EQ(retrieval_.retrieve_share, 0.16F);
   EXPECT_EQ(retrieval_.flags, SWELL_RETRIEVAL_CORRECT);
   Preset("retroinfer");
   EXPECT_EQ(options_.cluster_tokens, 16);
@@ -124,6 +126,12 @@ TEST_F(SequenceTest, BadRetrievalOptions) {
     overrides_ = {{-1, -1, share}};
     ExpectNoSequence("retrieve_share");
   }
+  for (float share : {-0.1F, 1.0F, kNan}) {
+    retrieval_.retrieve_above = share;
+    ExpectNoSequence("retrieve_above");
+  }
+  retrieval_.ranking = SWELL_RANKING_OPTIMISTIC;  // under which 0.0025 of the mass means nothing
+  ExpectNoSequence("retrieve_above");
   for (float share : {-0.5F, 1.5F, kNan}) {
     retrieval_.estimate_share = share;
     ExpectNoSequence("estimate_share");
@@ -148,7 +156,7 @@ TEST_F(SequenceTest, BadRetrievalOptions) {
   ExpectNoSequence("ranking");
   retrieval_.flags = 6;
   ExpectNoSequence("flags");
-  retrieval_.reserved = 1;
+  retrieval_.reserved_2 = 1;
   ExpectNoSequence("reserved");
   overrides_ = {{2, 0, 0.5F}};
   ExpectNoSequence("layer");

@@ -36,7 +36,7 @@ TEST(DecodeStepTest, EveryShape) {
 
 TEST(DecodeStepTest, EveryRule) {
   if (NoDevice()) GTEST_SKIP() << "no CUDA device";
-  RetrievalOptions with_floor;
+  RetrievalOptions with_floor = ByBudget();
   RetrievalOptions all = Share(1.0F);
   RetrievalOptions few = Share(0.02F);
   few.retrieve_tokens = 3;  // less than most clusters

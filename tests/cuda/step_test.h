@@ -39,8 +39,7 @@ struct Case {
 };
 
 inline RetrievalOptions Share(float share) {
-  RetrievalOptions options;
-  options.retrieve_share = share;
+  RetrievalOptions options = ByBudget(share);
   options.floor_tokens = 0;
   return options;
 }

@@ -283,7 +283,7 @@ void StepWorld::CheckChoice(const HostSequence& sequence, int32_t kv_head, const
   std::vector<float> log_mass(static_cast<size_t>(shape.group));
   const attention::ClusterScores scores{logits.data(), widths.data(), entries};
   attention::ScoreClusters(shape, queries.data(), runs, scores);
-  attention::RankClusters(shape.group, runs, scores, retrieval.ranking, retrieval.kappa, importance.data(),
+  attention::RankClusters(shape.group, runs, scores, retrieval.ranking, retrieval.kappa, nullptr, importance.data(),
                           sizes.data(), log_mass.data());
   for (size_t r = 0; near.preference > 0 && r < runs.size(); ++r) {
     for (int64_t j = 0; j < runs[r].clusters; ++j) {
@@ -295,8 +295,9 @@ void StepWorld::CheckChoice(const HostSequence& sequence, int32_t kv_head, const
   }
   std::vector<attention::Zone> zones(static_cast<size_t>(entries));
   std::vector<uint32_t> scratch(static_cast<size_t>(entries));
-  const attention::Retrieved expected = attention::SelectClusters(
-      entries, importance.data(), sizes.data(), retrieval.unit, budget, entries, zones.data(), scratch.data());
+  const attention::Retrieved expected =
+      attention::SelectClusters(entries, importance.data(), sizes.data(), retrieval.unit, budget,
+                                attention::kLeastImportance, entries, zones.data(), scratch.data());
   // Where the zones differ, the clusters must be as good as equal.
   float worst_taken = std::numeric_limits<float>::max();
   for (int64_t j = 0; j < entries; ++j) {

@@ -37,6 +37,7 @@ TEST_P(AttendEquals, Float64Attention) {
   ASSERT_TRUE(Put(*engine, sequence, 0, rows, 0, c.tokens).ok());
   RetrievalOptions unlimited;
   unlimited.retrieve_share = 1.0F;
+  unlimited.max_retrieve_tokens = 0;
   const int64_t most = c.tokens > 100000 ? 2 : 77;
   for (const int64_t n : {int64_t{1}, std::min<int64_t>(c.tokens, 2), std::min<int64_t>(c.tokens, most)}) {
     const auto queries = RandomRows(random, n * c.kv_heads * c.group * c.head_dim);

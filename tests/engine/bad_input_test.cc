@@ -92,6 +92,8 @@ TEST_F(BadInput, SequenceOptions) {
   EXPECT_NE(refused([](auto& o) { o.retrieval.retrieve_share = 0; }).find("retrieve_share"), std::string::npos);
   EXPECT_NE(refused([](auto& o) { o.retrieval.retrieve_share = 1.01F; }).find("retrieve_share"), std::string::npos);
   EXPECT_NE(refused([](auto& o) { o.retrieval.retrieve_share = kNan; }).find("retrieve_share"), std::string::npos);
+  EXPECT_NE(refused([](auto& o) { o.retrieval.retrieve_above = kNan; }).find("retrieve_above"), std::string::npos);
+  EXPECT_NE(refused([](auto& o) { o.retrieval.ranking = Ranking::kMass; }).find("retrieve_above"), std::string::npos);
   EXPECT_NE(refused([](auto& o) { o.retrieval.estimate_share = -0.1F; }).find("estimate_share"), std::string::npos);
   EXPECT_NE(refused([](auto& o) { o.retrieval.kappa = kInf; }).find("kappa"), std::string::npos);
   EXPECT_NE(refused([](auto& o) { o.retrieval.floor_tokens = -1; }).find("floor_tokens"), std::string::npos);

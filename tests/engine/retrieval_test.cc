@@ -34,6 +34,7 @@ class Retrieval : public ::testing::Test {
     options_.seal_tokens = 512;
     options_.segment_tokens = 2048;
     options_.retrieval.floor_tokens = 0;
+    options_.retrieval.retrieve_above = 0;
     sequence_ = *engine_->CreateSequence(options_);
     ASSERT_TRUE(Put(*engine_, sequence_, 0, rows_, 0, kTokens).ok());
     queries_ = RandomRows(random_, 6 * 64);
@@ -77,6 +78,32 @@ TEST_F(Retrieval, ErrorFallsWithTheBudgetToZero) {
   EXPECT_LT(last, 2e-3);
 }
 
+// By shares of the mass: the smaller the share above which clusters are read, the more is read and the less is wrong;
+// the budget stays a ceiling.
+TEST_F(Retrieval, ReadsWhatMayMatter) {
+  const int64_t steady = kTokens - SealedTokens();
+  int64_t last_read = 0;
+  double last_error = 1e9;
+  for (const float above : {0.1F, 0.01F, 0.001F}) {
+    RetrievalOptions retrieval = options_.retrieval;
+    retrieval.retrieve_above = above;
+    retrieval.retrieve_share = 0.5F;
+    const Answer answer = Attend(*engine_, sequence_, 0, queries_, AttendMode::kRetrieve, &retrieval);
+    ASSERT_TRUE(answer.status.ok());
+    int64_t read = 0;
+    for (const Certificate& certificate : answer.certificates) {
+      EXPECT_LE(certificate.tokens_read, steady + SealedTokens() / 2 + 40);
+      read += certificate.tokens_read;
+    }
+    read /= static_cast<int64_t>(answer.certificates.size());
+    const double error = LargestError(shape_, rows_, queries_, answer, kTokens);
+    EXPECT_GT(read, last_read) << "above " << above;
+    EXPECT_LT(error, last_error) << "above " << above;
+    last_read = read;
+    last_error = error;
+  }
+}
+
 TEST_F(Retrieval, EstimatingTheRestBeatsDroppingIt) {
   RetrievalOptions dropped = options_.retrieval;
   dropped.estimate_share = 0.0F;
@@ -111,8 +138,14 @@ TEST_F(Retrieval, FindsANeedle) {
   }
   const SequenceId sequence = *engine_->CreateSequence(options_);
   ASSERT_TRUE(Put(*engine_, sequence, 0, rows, 0, kTokens).ok());
-  const Answer answer = Attend(*engine_, sequence, 0, queries_);
-  for (int64_t i = 0; i < 64; ++i) EXPECT_NEAR(answer.output[i], 10.0F, 0.1F);
+  RetrievalOptions retrieval = options_.retrieval;
+  for (const float above : {0.0F, 0.0025F, 0.2F}) {
+    retrieval.retrieve_above = above;
+    const Answer answer = Attend(*engine_, sequence, 0, queries_, AttendMode::kRetrieve, &retrieval);
+    for (int64_t i = 0; i < 64; ++i) EXPECT_NEAR(answer.output[i], 10.0F, 0.1F);
+    // What singles out one token needs no other.
+    EXPECT_TRUE(above < 0.2F || answer.certificates[0].tokens_read < kTokens - SealedTokens() + 100);
+  }
 }
 
 TEST_F(Retrieval, TheCertificateTellsShareAndError) {
@@ -140,6 +173,7 @@ TEST_F(Retrieval, TheCertificateTellsShareAndError) {
 TEST_F(Retrieval, OverridesAndFixedTokensAndCeilings) {
   const int64_t steady = kTokens - SealedTokens();
   RetrievalOptions retrieval = options_.retrieval;
+  retrieval.retrieve_share = 0.02F;
   retrieval.overrides = {{-1, 1, 0.3F}};
   Answer answer = Attend(*engine_, sequence_, 0, queries_, AttendMode::kRetrieve, &retrieval);
   EXPECT_NEAR(answer.certificates[0].tokens_read, steady + 0.02 * SealedTokens(), 40);

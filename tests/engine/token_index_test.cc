@@ -91,6 +91,7 @@ TEST_P(TokenIndex, ExactWithTheWholeBudget) {
   auto engine = OpenEngine(kShape);
   const SequenceId sequence = Prefill(*engine);
   RetrievalOptions everything = options_.retrieval;
+  everything.retrieve_above = 0;
   everything.retrieve_share = 1;
   for (const int64_t n : {1, 3}) {
     const auto queries = Queries(n);

@@ -41,22 +41,26 @@ cache::PolicyKind PolicyOf(const std::string& name) {
 
 cache::BlockKey KeyOf(size_t head, uint32_t token) { return cache::BlockKey{uint64_t{head} << 32 | token}; }
 
-// Hits and misses of each head, and errors summed.
+// Hits and misses of each head, and errors summed; `steps` are of all heads.
 struct Counts {
   std::vector<int64_t> hits, misses;
+  int64_t steps = 0;
   double error = 0;
   int64_t errors = 0;
 
   CachePoint Point(double size) const {
-    CachePoint point{size, 0, 1};
+    CachePoint point{.size = size, .worst_head = 1};
     int64_t all_hits = 0, all = 0;
     for (size_t h = 0; h < hits.size(); ++h) {
       const int64_t reads = hits[h] + misses[h];
-      point.worst_head = std::min(point.worst_head, static_cast<double>(hits[h]) / std::max<int64_t>(1, reads));
+      if (reads == 0) continue;
+      point.worst_head = std::min(point.worst_head, static_cast<double>(hits[h]) / static_cast<double>(reads));
       all_hits += hits[h];
       all += reads;
     }
-    point.hit_ratio = static_cast<double>(all_hits) / std::max<int64_t>(1, all);
+    point.hit_ratio = static_cast<double>(all_hits) / static_cast<double>(std::max<int64_t>(1, all));
+    point.tokens_read = static_cast<double>(all) / static_cast<double>(std::max<int64_t>(1, steps));
+    point.tokens_missed = static_cast<double>(all - all_hits) / static_cast<double>(std::max<int64_t>(1, steps));
     return point;
   }
 };
@@ -118,6 +122,7 @@ Result<CacheRow> Simulate(const Options& options, const Heads& heads, const std:
     Counts counts;
     counts.hits.resize(heads.size());
     counts.misses.resize(heads.size());
+    counts.steps = static_cast<int64_t>(heads.size()) * (heads[0]->steps() - options.warm_steps);
     const auto of_head =
         std::max<int64_t>(1, static_cast<int64_t>(options.sizes[i] * static_cast<double>(heads[0]->tokens())));
     const size_t together = shared ? heads.size() : 1;
@@ -167,6 +172,7 @@ Status RunCacheSim(const Options& options) {
   report.tokens = (*heads)[0]->tokens();
   report.steps = trace->shape().decode_steps;
   report.warm_steps = options.warm_steps;
+  report.retrieve_above = options.sequence.retrieval.retrieve_above;
   report.retrieve_share = options.sequence.retrieval.retrieve_share;
   Progress progress("caches", 2 * static_cast<int64_t>(options.policies.size() * options.betas.size() + 1));
   for (const bool shared : {true, false}) {
@@ -210,8 +216,13 @@ Command AddCacheSim(CLI::App& program) {
   app->add_option("--warm", options->warm_steps, "First steps, which fill the cache and are not counted")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
-  app->add_option("--retrieve-share", options->sequence.retrieval.retrieve_share, "Share of the tokens that is read")
+  app->add_option("--retrieve-share", options->sequence.retrieval.retrieve_share,
+                  "Share of the tokens that is read at most")
       ->check(CLI::Range(0.0001, 1.0))
+      ->capture_default_str();
+  app->add_option("--retrieve-above", options->sequence.retrieval.retrieve_above,
+                  "Share of the mass above which clusters are read; 0: until --retrieve-share is spent")
+      ->check(CLI::Range(0.0, 0.99))
       ->capture_default_str();
   app->add_option("--json", options->json, "Write every point to this file");
   app->add_option("--report", options->report, "Write a page with a plot to this file");

@@ -12,9 +12,11 @@ namespace swell::cli {
 
 // One cache under one way to choose: all counted steps of all heads.
 struct CachePoint {
-  double size = 0;        // of the clustered tokens
-  double hit_ratio = 0;   // of tokens read
-  double worst_head = 0;  // its hit ratio
+  double size = 0;           // of the clustered tokens
+  double hit_ratio = 0;      // of tokens read
+  double worst_head = 0;     // its hit ratio
+  double tokens_read = 0;    // by a head in a step, of those that are clustered
+  double tokens_missed = 0;  // of them
 };
 
 struct CacheRow {
@@ -31,6 +33,7 @@ struct CacheReport {
   int64_t tokens = 0;  // clustered, of a head
   int64_t steps = 0;
   int64_t warm_steps = 0;  // of them, not counted
+  double retrieve_above = 0;
   double retrieve_share = 0;
   std::vector<CacheRow> rows;
 };

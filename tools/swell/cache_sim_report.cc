@@ -18,7 +18,7 @@ using report::FormatPercent;
 std::vector<std::string> Header(const CacheReport& report) {
   std::vector<std::string> header = {"cache", "policy", "beta"};
   for (const CachePoint& point : report.rows.front().points) header.push_back("hits at " + FormatPercent(point.size));
-  header.insert(header.end(), {"worst head", "output error"});
+  header.insert(header.end(), {"worst head", "output error", "read", "missed"});
   return header;
 }
 
@@ -26,15 +26,20 @@ std::vector<std::string> RowOf(const CacheRow& row) {
   std::vector<std::string> cells = {row.shared ? "shared" : "one a head", row.policy, FormatNumber(row.beta)};
   for (const CachePoint& point : row.points) cells.push_back(FormatFixed(point.hit_ratio, 3));
   const bool optimum = row.policy == "optimum";
-  cells.push_back(optimum ? "-" : FormatFixed(row.points[row.points.size() / 2].worst_head, 3));
+  const CachePoint& middle = row.points[row.points.size() / 2];
+  cells.push_back(optimum ? "-" : FormatFixed(middle.worst_head, 3));
   cells.push_back(optimum ? "-" : FormatFixed(row.output_error, 4));
+  cells.push_back(FormatFixed(middle.tokens_read, 1));
+  cells.push_back(FormatFixed(middle.tokens_missed, 1));
   return cells;
 }
 
 std::string Caption(const CacheReport& report) {
   return report.trace + ": " + FormatCount(report.heads) + " heads of " + FormatCount(report.tokens) +
-         " clustered tokens, " + FormatPercent(report.retrieve_share) + " of them read a step; " +
-         FormatCount(report.steps) + " steps, the first " + FormatCount(report.warm_steps) + " not counted";
+         " clustered tokens; at most " + FormatPercent(report.retrieve_share) +
+         " of them read a step, where a token may hold more than " + FormatPercent(report.retrieve_above) +
+         " of the mass; " + FormatCount(report.steps) + " steps, the first " + FormatCount(report.warm_steps) +
+         " not counted";
 }
 
 }  // namespace
@@ -47,15 +52,23 @@ void PrintCacheSim(const CacheReport& report, std::ostream& out) {
 }
 
 nlohmann::json CacheSimJson(const CacheReport& report) {
-  nlohmann::json json{{"program", "swell cache-sim"}, {"version", SWELL_VERSION},
-                      {"trace", report.trace},        {"heads", report.heads},
-                      {"tokens", report.tokens},      {"steps", report.steps},
-                      {"warm", report.warm_steps},    {"retrieve_share", report.retrieve_share}};
+  nlohmann::json json{{"program", "swell cache-sim"},
+                      {"version", SWELL_VERSION},
+                      {"trace", report.trace},
+                      {"heads", report.heads},
+                      {"tokens", report.tokens},
+                      {"steps", report.steps},
+                      {"warm", report.warm_steps},
+                      {"retrieve_share", report.retrieve_share},
+                      {"retrieve_above", report.retrieve_above}};
   for (const CacheRow& row : report.rows) {
     nlohmann::json entry{{"policy", row.policy}, {"beta", row.beta}, {"shared", row.shared}};
     if (row.policy != "optimum") entry["output_error"] = row.output_error;
     for (const CachePoint& point : row.points) {
-      entry["points"].push_back({{"size", point.size}, {"hit_ratio", point.hit_ratio}});
+      entry["points"].push_back({{"size", point.size},
+                                 {"hit_ratio", point.hit_ratio},
+                                 {"tokens_read", point.tokens_read},
+                                 {"tokens_missed", point.tokens_missed}});
       if (row.policy != "optimum") entry["points"].back()["worst_head"] = point.worst_head;
     }
     json["rows"].push_back(std::move(entry));

@@ -69,7 +69,15 @@ Status ReplayedHead::Cluster(const SequenceOptions& options) {
 void ReplayedHead::Rank(int64_t step) {
   const attention::ClusterScores scores{logits_.data(), widths_.data(), entries_};
   attention::ScoreClusters(shape_, Queries(step), runs_, scores);
-  attention::RankClusters(shape_.group, runs_, scores, retrieval_.ranking, retrieval_.kappa,
+  std::vector<KvRun> steady;
+  AddSteadyRuns(step, &steady);
+  State state(shape_);
+  attention::AttendRuns(shape_, Queries(step), steady, state.partial());
+  std::vector<float> log_steady(shape_.group);
+  for (int64_t g = 0; g < shape_.group; ++g) {
+    log_steady[g] = state.partial().max[g] + std::log(state.partial().sum[g]);
+  }
+  attention::RankClusters(shape_.group, runs_, scores, retrieval_.ranking, retrieval_.kappa, log_steady.data(),
                           &importance_[step * entries_], sizes_.data(), log_mass_.data());
 }
 
@@ -139,8 +147,10 @@ std::span<const uint32_t> ReplayedHead::Select(int64_t step, float beta, const s
     importance = preferred_.data();
   }
   const auto budget = static_cast<int64_t>(std::ceil(retrieval_.retrieve_share * static_cast<double>(tokens())));
-  attention::SelectClusters(entries_, importance, sizes_.data(), BudgetUnit::kTokens, budget, entries_, zones_.data(),
-                            scratch_.data());
+  const float above = retrieval_.retrieve_above;
+  const float least = above > 0 ? std::log(above) + beta : attention::kLeastImportance;
+  attention::SelectClusters(entries_, importance, sizes_.data(), BudgetUnit::kTokens, budget, least, entries_,
+                            zones_.data(), scratch_.data());
   selected_.clear();
   retrieved_.clear();
   int64_t entry = 0;

@@ -23,8 +23,9 @@ namespace swell::cli {
 // read by every step. Decoded tokens stay unclustered. One thread at a time.
 class ReplayedHead {
  public:
-  // The budget is retrieval.retrieve_share of the clustered tokens. Steps whose number is a multiple of `error_steps`
-  // have their exact answer kept. kInvalidArgument when the text is too short for a cluster.
+  // The budget is retrieval.retrieve_share of the clustered tokens, spent on clusters above retrieve_above. Steps whose
+  // number is a multiple of `error_steps` have their exact answer kept. kInvalidArgument when the text is too short for
+  // a cluster.
   static Result<std::unique_ptr<ReplayedHead>> Read(const trace::Trace& trace, int64_t layer, int32_t head,
                                                     const SequenceOptions& options, int64_t error_steps);
 
@@ -32,7 +33,8 @@ class ReplayedHead {
   int64_t tokens() const { return static_cast<int64_t>(tokens_.size()); }  // clustered
 
   // Positions of the clustered tokens that a step reads; valid until the next call. A cluster of which a token is
-  // `cached` is preferred by `beta` nats: caches hold clusters whole but for the last that found room.
+  // `cached` is preferred by `beta` nats (others must be so much more than retrieve_above): caches hold clusters whole
+  // but for the last that found room.
   std::span<const uint32_t> Select(int64_t step, float beta, const std::function<bool(uint32_t)>& cached);
 
   // Error of the output under the latest selection over the exact output's length, mean over the group; `step` is the

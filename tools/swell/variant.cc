@@ -17,8 +17,11 @@ bool Read(const std::string& text, T& value) {
 }
 
 bool ReadRanking(const std::string& text, Ranking& ranking) {
-  ranking = text == "mass" ? Ranking::kMass : Ranking::kOptimistic;
-  return text == "mass" || text == "optimistic";
+  static const std::map<std::string, Ranking> rankings = {
+      {"optimistic", Ranking::kOptimistic}, {"mass", Ranking::kMass}, {"share", Ranking::kShare}};
+  const auto found = rankings.find(text);
+  if (found != rankings.end()) ranking = found->second;
+  return found != rankings.end();
 }
 
 bool ReadUnit(const std::string& text, BudgetUnit& unit) {
@@ -51,6 +54,7 @@ const std::map<std::string, Setter>& Setters() {
       {"cluster_tokens", [](auto& o, const auto& t) { return Read(t, o.index.cluster_tokens); }},
       {"iterations", [](auto& o, const auto& t) { return Read(t, o.index.iterations); }},
       {"unit", [](auto& o, const auto& t) { return ReadUnit(t, o.retrieval.unit); }},
+      {"retrieve_above", [](auto& o, const auto& t) { return Read(t, o.retrieval.retrieve_above); }},
       {"retrieve_share", [](auto& o, const auto& t) { return Read(t, o.retrieval.retrieve_share); }},
       {"overrides", [](auto& o, const auto& t) { return ReadOverrides(t, o.retrieval.overrides); }},
       {"retrieve_tokens", [](auto& o, const auto& t) { return Read(t, o.retrieval.retrieve_tokens); }},

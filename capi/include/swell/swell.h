@@ -242,7 +242,8 @@ enum {
 typedef int32_t swell_ranking;
 enum {
   SWELL_RANKING_OPTIMISTIC = 0, /* softmax of l + kappa * sigma per query head, maximum over the group */
-  SWELL_RANKING_MASS = 1        /* softmax of l per query head, summed over the group */
+  SWELL_RANKING_MASS = 1,       /* softmax of l per query head, summed over the group */
+  SWELL_RANKING_SHARE = 2       /* exp(l + kappa * sigma) over the mass of all tokens, maximum over the group */
 };
 
 /* Second-order correction of the estimate. */
@@ -257,7 +258,9 @@ typedef struct swell_retrieval_options {
   float retrieve_share; /* (0, 1] of the clustered tokens (or clusters) of a KV head */
   float estimate_share; /* [0, 1] of all clusters: how many of those not read are estimated */
   float kappa;          /* weight of sigma in the ranking, >= 0 */
-  uint32_t reserved;
+  /* Clusters are read of which a token may hold more than this share of the attention mass of a query head, as far as
+   * the budget reaches; [0, 1), needs SWELL_RANKING_SHARE when above 0. 0: until the budget is spent. */
+  float retrieve_above;
   int64_t retrieve_tokens;     /* > 0: fixed number of tokens instead of the share */
   int64_t max_retrieve_tokens; /* > 0: ceiling on either */
   int64_t floor_tokens;        /* at least so many tokens are read exactly per KV head, steady zone included */
