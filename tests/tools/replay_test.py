@@ -57,7 +57,8 @@ class ReplayTest(unittest.TestCase):
 
     def test_caches(self):
         result, report = self.replay("cache-sim", {"tokens": 4200, "steps": 60, "queries": 12},
-                                     "--warm", "20", "--sizes", "0.01,0.05,0.5", "--betas", "0,2", "--retrieve-share", "0.02")
+                                     "--warm", "20", "--sizes", "0.01,0.05,0.5", "--betas", "0,2", "--retrieve-share", "0.02",
+                                     "--retrieve-above", "0")
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertEqual((report["heads"], report["tokens"], report["steps"]), (2, 4096, 60))
         self.assertEqual(len(report["rows"]), 2 * (3 * 2 + 1))
@@ -67,12 +68,27 @@ class ReplayTest(unittest.TestCase):
             best = ratio["optimum", 0, shared]
             for policy in ("lru", "clock", "frequency"):
                 plain = ratio[policy, 0, shared]
-                self.assertEqual(plain[2], 1)  # twelve queries take turns: what they read stays in half of the tokens
+                # Twelve queries take turns: what they read stays in half of the tokens, but for what the mass of the
+                # steady zone, which grows, weighs in one head of the group against the others.
+                self.assertGreater(plain[2], 0.99)
                 for one, limit in zip(plain, best):
                     self.assertLessEqual(one, limit)
                 self.assertGreater(ratio[policy, 2, shared][1], plain[1])
         errors = {row["beta"]: row["output_error"] for row in report["rows"] if row["policy"] == "lru"}
         self.assertTrue(0 < errors[0] <= errors[2] < 1, errors)
+
+    def test_caches_where_the_mass_decides(self):
+        arguments = ("--warm", "20", "--sizes", "0.05", "--policies", "clock", "--betas", "0,1", "--retrieve-above")
+        read = {}
+        for above in ("0.01", "0.001"):
+            result, report = self.replay("cache-sim", {"tokens": 4200, "steps": 60, "queries": 12}, *arguments, above)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            plain, preferred = [row["points"][0] for row in report["rows"] if row["shared"] and row["policy"] == "clock"]
+            self.assertLess(preferred["tokens_missed"], plain["tokens_missed"])
+            for point in (plain, preferred):
+                self.assertAlmostEqual(point["tokens_missed"], (1 - point["hit_ratio"]) * point["tokens_read"], delta=1e-6)
+            read[above] = plain["tokens_read"]
+        self.assertLess(read["0.01"], read["0.001"])
 
     def test_traces_that_will_not_do(self):
         result, _ = self.replay("cache-sim", {"tokens": 2000, "steps": 8, "queries": 1})
