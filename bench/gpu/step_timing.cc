@@ -13,6 +13,9 @@ namespace {
 
 constexpr int32_t kTailTokens = 640;  // SequenceOptions: a window and what waits to be sealed
 constexpr int32_t kTailNow = 320;
+// What a KV head of a real model retrieves of 128K tokens: the most of four traces (docs/measurements.md, "Caches on
+// real traces"). It hardly grows with the context.
+constexpr double kRetrievedTokens = 640;
 constexpr int32_t kStepsOfGraph = 16;
 
 template <typename T>
@@ -69,9 +72,7 @@ class Rig {
         for (auto& segment : content.Upload()) Check(sequences_->AddSegment(s, layer, Home(std::move(segment))));
       }
     }
-    RetrievalOptions retrieval = cuda::ByBudget();
-    retrieval.max_retrieve_tokens = 8192;  // as docs/tuning.md has it for long contexts
-    step_ = MakeStep(retrieval);
+    step_ = MakeStep(RetrievalOptions());
     const int64_t rows = int64_t{batch} * kKvHeads;
     const Buffer keys(SyntheticLayer::Queries(rows, 7)), values(SyntheticLayer::Queries(rows, 8));
     for (int32_t layer = 0; layer < layers; ++layer) {
@@ -83,6 +84,7 @@ class Rig {
     outputs_ = std::make_unique<Buffer>(4 * static_cast<size_t>(rows * kGroup * kHeadDim));
     scalars_ = std::make_unique<Buffer>(4 * static_cast<size_t>(3 * rows * kGroup));
     Check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    step_ = MakeStep(AsOnRealTraces());
   }
 
   std::unique_ptr<cuda::DecodeStep> MakeStep(const RetrievalOptions& retrieval) const {
@@ -97,6 +99,26 @@ class Rig {
     Check(step.status());
     for (int32_t layer = 0; layer < layers_; ++layer) Check((*step)->SetBatch(layer, ids_, nullptr));
     return *std::move(step);
+  }
+
+  // Made-up keys are spread otherwise than real ones: finds the share of the mass above which a head retrieves as many
+  // tokens as it does of them.
+  RetrievalOptions AsOnRealTraces() const {
+    RetrievalOptions options;
+    float low = 1e-6F, high = 0.9F;
+    for (int i = 0; i < 10; ++i) {
+      options.retrieve_above = std::sqrt(low * high);
+      const auto step = MakeStep(options);
+      Check(step->Launch(0, Call(0), nullptr));
+      Check(cudaDeviceSynchronize(), "step");
+      double retrieved = 0;
+      const size_t heads = static_cast<size_t>(batch_) * kKvHeads;
+      for (const int64_t count : Read(step->Args(0).list_tokens, heads)) {
+        retrieved += static_cast<double>(count - kTailNow) / static_cast<double>(heads);
+      }
+      (retrieved > kRetrievedTokens ? low : high) = options.retrieve_above;
+    }
+    return options;
   }
 
   cuda::DecodeCall Call(int query) const {
@@ -243,7 +265,10 @@ std::vector<BufferedTimes> TimeBufferedStep(const SyntheticLayer& content, int64
 StepTimes TimeStep(const SyntheticLayer& content, int64_t tokens, int32_t batch) {
   const Rig rig(content, tokens, batch, LayersOf(tokens, batch));
   StepTimes times;
-  const RetrievalOptions everything = cuda::ByBudget(1);
+  RetrievalOptions everything;
+  everything.retrieve_above = 0;
+  everything.retrieve_share = 1;
+  everything.max_retrieve_tokens = 0;
   const std::vector<float> expected = rig.Answer(*rig.MakeStep(everything));
   times.error = MeanError(rig.Answer(rig.step()), expected);
   times.predicted_error = rig.PredictedError();

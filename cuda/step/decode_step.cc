@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <new>
 #include <utility>
 
@@ -50,8 +51,9 @@ Status CheckOptions(const DecodeStepOptions& options, const Sequences* sequences
       (options.buffer->options().head_dim != shape.head_dim || options.buffer->options().storage != shape.storage)) {
     return InvalidArgument("buffer: of another head_dim or storage", StatusDetail::kBadSize);
   }
-  if (options.retrieval.ranking == Ranking::kShare) {
-    return InvalidArgument("retrieval.ranking: the device step ranks by softmax (ByBudget)");
+  if (!(options.retrieval.retrieve_above >= 0) ||
+      (options.retrieval.retrieve_above > 0 && options.retrieval.ranking != Ranking::kShare)) {
+    return InvalidArgument("retrieval.retrieve_above: needs the ranking by shares of the mass");
   }
   if (!std::isfinite(shape.scale)) return InvalidArgument("scale: not finite", StatusDetail::kNonFinite);
   if (options.max_batch < 1 || options.max_batch > 4096 || options.cluster_tokens < 1 || options.max_tokens < 1 ||
@@ -74,7 +76,10 @@ PlanLimits LimitsOf(const DecodeStepOptions& options, const SequencesOptions& se
   for (const BudgetOverride& entry : retrieval.overrides) share = std::max(share, entry.retrieve_share);
   const bool bounded = retrieval.unit == BudgetUnit::kTokens && retrieval.retrieve_tokens == 0;
   const double listed = bounded ? std::min(1.0, 2.0 * share + 1.0 / 16) : 1.0;
-  const auto clustered = static_cast<int64_t>(std::ceil(listed * static_cast<double>(options.max_tokens)));
+  auto clustered = static_cast<int64_t>(std::ceil(listed * static_cast<double>(options.max_tokens)));
+  if (bounded && retrieval.max_retrieve_tokens > 0) {
+    clustered = std::min(clustered, options.max_batch * 2 * retrieval.max_retrieve_tokens);
+  }
   const int64_t of_sequence = sequences.tail_tokens + 2 * retrieval.floor_tokens + 4 * kMaxSegmentTokens / 16;
   limits.addresses = sequences.kv_heads * (clustered + options.max_batch * of_sequence);
   limits.runs = limits.heads * 64;
@@ -202,6 +207,9 @@ Status DecodeStep::AllocateWorkspace() {
                     .kappa = retrieval.kappa,
                     .by_clusters = retrieval.unit == BudgetUnit::kClusters ? 1 : 0,
                     .by_mass = retrieval.ranking == Ranking::kMass ? 1 : 0,
+                    .by_share = retrieval.ranking == Ranking::kShare ? 1 : 0,
+                    .least = retrieval.retrieve_above > 0 ? std::log(retrieval.retrieve_above)
+                                                          : -std::numeric_limits<float>::infinity(),
                     .correct = retrieval.correct ? 1 : 0,
                     .two_level = retrieval.open_share < 1 || closes_some ? 1 : 0};
   return OkStatus();

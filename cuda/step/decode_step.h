@@ -25,23 +25,13 @@
 
 namespace swell::cuda {
 
-// The device step reads until a budget is spent: Ranking::kOptimistic or kMass, `share` of the clustered tokens.
-inline RetrievalOptions ByBudget(float share = 0.02F) {
-  RetrievalOptions options;
-  options.ranking = Ranking::kOptimistic;
-  options.retrieve_above = 0;
-  options.retrieve_share = share;
-  options.max_retrieve_tokens = 0;
-  return options;
-}
-
 struct DecodeStepOptions {
   HeadShape shape;                  // head_dim 64, 128 or 256; kFloat16 or kBFloat16; scale 0: 1 / sqrt(head_dim)
   int32_t max_batch = 1;            // sequences
   int64_t max_tokens = 0;           // of all sequences of a batch, in one layer
   int64_t max_sequence_tokens = 0;  // of one
   int32_t cluster_tokens = 8;       // mean, as in IndexOptions
-  RetrievalOptions retrieval = ByBudget();
+  RetrievalOptions retrieval;
   std::shared_ptr<WaveBuffer> buffer;  // for segments whose rows are in host memory; may be null
 };
 

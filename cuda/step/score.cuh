@@ -216,6 +216,7 @@ __device__ __forceinline__ void ScoreTile(const StepArgs& args, int level, const
     const float x = sizes.x > 0 ? logits.x : -INFINITY;
     const float y = sizes.y > 0 ? logits.y : -INFINITY;
     AddPair(x, static_cast<float>(sizes.x), y, static_cast<float>(sizes.y), sums[q].max_logit, sums[q].mass);
+    if (args.rules.by_share != 0) continue;
     AddPair(fminf(x + kappa * ClampLogit(spreads.x * terms.widths[q]), FLT_MAX), 1,
             fminf(y + kappa * ClampLogit(spreads.y * terms.widths[q]), FLT_MAX), 1, sums[q].max_rank, sums[q].ranks);
   }
@@ -224,6 +225,50 @@ __device__ __forceinline__ void ScoreTile(const StepArgs& args, int level, const
         make_uint4(__float_as_uint(spreads.x), sizes.x, __float_as_uint(spreads.y), sizes.y);
   }
   if (lane == 0) scores.contents[to] = tile.content;
+}
+
+// Adds this part's share of the steady tokens to the second softmax of `sums`: eight lanes a token. Tokens in host
+// memory, of a segment that has no clusters, are left out.
+template <int kHeadDim, int kQuads>
+__device__ __forceinline__ void AddSteadyTokens(const StepArgs& args, const ScorePart& part, PartSums (&sums)[kQuads]) {
+  constexpr int kLanes = 8;
+  constexpr int kTeams = 32 / kLanes;             // of a warp
+  constexpr int kChunks = kHeadDim / 8 / kLanes;  // of eight elements, of a lane
+  const HeadPlan& head = args.heads[part.head];
+  const Tail tail = args.tails[head.tail];
+  const int64_t count = head.fixed_tokens + tail.tokens;
+  const int lane = threadIdx.x % kLanes;
+  const int warp = part.index * kScoreWarps + static_cast<int>(threadIdx.x) / 32;
+  const int team = warp * kTeams + static_cast<int>(threadIdx.x) % 32 / kLanes;
+  const int teams = part.count * kScoreWarps * kTeams;
+  for (int64_t first = static_cast<int64_t>(warp) * kTeams; first < count; first += teams) {
+    const int64_t token = first - static_cast<int64_t>(warp) * kTeams + team;
+    const std::byte* record = token < count ? SteadyRecord<kHeadDim>(args, head, tail, token) : nullptr;
+    const bool counts = record != nullptr && reinterpret_cast<uint64_t>(record) < kHomeBase;
+    float key[kChunks][8] = {};
+#pragma unroll
+    for (int c = 0; counts && c < kChunks; ++c) {
+      LoadEight(record, 8 * (lane + kLanes * c), args.is_half != 0, key[c]);
+    }
+#pragma unroll
+    for (int query = 0; query < 4 * kQuads; ++query) {
+      if (query >= args.group) break;
+      float dot = 0;
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c) {
+        float x[8];
+        LoadEight(args.queries,
+                  (static_cast<int64_t>(part.head) * args.group + query) * kHeadDim + 8 * (lane + kLanes * c),
+                  args.is_half != 0, x);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) dot += x[e] * key[c][e];
+      }
+#pragma unroll
+      for (int step = 1; step < kLanes; step *= 2) dot += __shfl_xor_sync(kAllLanes, dot, step);
+      if (!counts || lane != query % 4) continue;
+      AddPair(ClampLogit(args.scale * dot), 1, -INFINITY, 0, sums[query / 4].max_rank, sums[query / 4].ranks);
+    }
+  }
 }
 
 // Reduces the sums of a warp over its clusters, then those of the CTA's warps, and writes them at `to` [group].
@@ -295,6 +340,7 @@ __global__ void __launch_bounds__(32 * kScoreWarps, kHeadDim* kQuads > 256 ? 2 :
   PartSums sums[kQuads];
 #pragma unroll
   for (int q = 0; q < kQuads; ++q) sums[q] = kNoSums;
+  if (args.rules.by_share != 0) AddSteadyTokens<kHeadDim>(args, part, sums);
   const Frame<kHeadDim>* frame = nullptr;
   FrameTerms<kQuads> terms;
   for (int32_t tile = first; tile < end; ++tile) {

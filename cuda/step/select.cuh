@@ -3,9 +3,10 @@
 //
 // A thread-block cluster of 1 to 8 CTAs takes a head, each a stretch of its tiles. The budget ends at a place in the
 // order of importance; radix histograms over places, summed over the CTAs through their shared memory, find the bin in
-// which it ends, and as soon as few clusters are in it they are compared one by one. Importance counts in steps of
-// 2^-20 nats down to 64 nats below the highest possible; what is equal then goes by the number of the cluster. The
-// lists do not depend on timing.
+// which it ends, and as soon as few clusters are in it they are compared one by one. Where importance has a least value
+// and the budget reaches as far, that is the place, and no histogram is made. Importance counts in steps of 2^-20 nats
+// down to 64 nats below kMostImportance; what is equal then goes by the number of the cluster. The lists do not depend
+// on timing.
 #ifndef SWELL_CUDA_STEP_SELECT_CUH_
 #define SWELL_CUDA_STEP_SELECT_CUH_
 
@@ -25,11 +26,13 @@ __device__ __forceinline__ Place PlaceOf(uint32_t key, int64_t number) {
   return key == kNoKey ? kNoPlace : static_cast<Place>(key) << kNumberBits | static_cast<Place>(number);
 }
 
-// `importance` in nats, at most 0 but for rounding.
+// Nats that importance counts down from: a share of the mass with kappa sigma on top may be above 1.
+constexpr float kMostImportance = 16;
+
 __device__ __forceinline__ uint32_t KeyOf(float importance) {
   constexpr float kUnit = 1 << 20;
   constexpr float kLast = (1 << (kPlaceBits - kNumberBits)) - 1;
-  return static_cast<uint32_t>(fminf(fmaxf(-importance * kUnit, 0.0F), kLast));
+  return static_cast<uint32_t>(fminf(fmaxf((kMostImportance - importance) * kUnit, 0.0F), kLast));
 }
 
 // What clusters weigh together, in the three ways that matter.
@@ -63,7 +66,7 @@ struct SelectMemory {
   uint32_t bin;
   uint32_t before;
   uint32_t in_bin;
-  float shifts[kMaxGroup];  // log of the sum of exp(rank)
+  float shifts[kMaxGroup];  // log of the mass that importance is relative to
 };
 
 // Sums of `x` over the threads before this one; `total` over all.
@@ -144,8 +147,8 @@ __device__ __forceinline__ void Keep(const Stretch<kHeadDim>& stretch, int32_t t
 }
 
 // Merges the sums of a head's parts; one warp a query. Writes shifts, and rank 0 the results.
-__device__ __forceinline__ void MergeHeadSums(int32_t group, const PartSums* sums, int32_t parts, bool writes,
-                                              Selection* to, SelectMemory& memory) {
+__device__ __forceinline__ void MergeHeadSums(int32_t group, bool by_share, const PartSums* sums, int32_t parts,
+                                              bool writes, Selection* to, SelectMemory& memory) {
   const int query = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   if (query < group) {
@@ -164,7 +167,9 @@ __device__ __forceinline__ void MergeHeadSums(int32_t group, const PartSums* sum
       MergePartSums(other, all);
     }
     if (lane == 0) {
-      memory.shifts[query] = all.max_rank + logf(all.ranks);
+      PartSums total = all;
+      if (by_share) MergeSums(all.max_logit, all.mass, total.max_rank, total.ranks);
+      memory.shifts[query] = total.max_rank + logf(total.ranks);
       if (writes) {
         to->max_logit[query] = all.max_logit;
         to->log_mass[query] = all.max_logit + logf(all.mass);
@@ -196,11 +201,21 @@ __device__ __forceinline__ bool IsNear(const BufferView& buffer, const Stretch<k
   return buffer.places[(address - kHomeBase) / (4 * kHeadDim) + row] >= 0;
 }
 
-// Finds the key of every cluster of the stretch and counts its weight in the bin of the first digit. With `preference`
-// clusters that are not near lose so many nats.
+// Adds the tallies of all threads to *to, in shared memory.
+__device__ __forceinline__ void AddTally(Tally tally, Tally* to) {
+  tally.tokens = __reduce_add_sync(kAllLanes, tally.tokens);
+  tally.clusters = __reduce_add_sync(kAllLanes, tally.clusters);
+  if (threadIdx.x % 32 != 0 || tally.clusters == 0) return;
+  atomicAdd(&to->tokens, tally.tokens);
+  atomicAdd(&to->clusters, tally.clusters);
+}
+
+// Finds the key of every cluster of the stretch. With a `limit` it adds up those before it, else it counts the weight
+// of each in the bin of the first digit. With `preference` clusters that are not near lose so many nats.
 template <int kHeadDim>
 __device__ __forceinline__ void RankStretch(const StepArgs& args, const Stretch<kHeadDim>& stretch, bool by_clusters,
-                                            float preference, SelectMemory& memory) {
+                                            Place limit, float preference, SelectMemory& memory) {
+  Tally before = {0, 0};
   const bool by_mass = args.rules.by_mass != 0;
   const int c = threadIdx.x % kClusterTile;
   const int32_t turns = stretch.turns();
@@ -236,9 +251,34 @@ __device__ __forceinline__ void RankStretch(const StepArgs& args, const Stretch<
       const uint32_t key = shapes[u].size == 0 ? kNoKey : KeyOf(importance);
       Keep(stretch, first + u, {key, shapes[u].size});
       if (shapes[u].size == 0) continue;
-      atomicAdd(&memory.bins[PlaceOf(key, 0) >> (kPlaceBits - kBinBits)], by_clusters ? 1 : shapes[u].size);
+      if (limit == kAllPlaces) {
+        atomicAdd(&memory.bins[PlaceOf(key, 0) >> (kPlaceBits - kBinBits)], by_clusters ? 1 : shapes[u].size);
+      } else if (PlaceOf(key, 0) < limit) {
+        before.tokens += shapes[u].size;
+        ++before.clusters;
+      }
     }
   }
+  if (limit != kAllPlaces) AddTally(before, &memory.own_better);
+}
+
+// Takes what is before `limit`, which RankStretch added up, if that is within the budget: fills end and taken, and ends
+// between the halves of a cluster barrier. False if it is not.
+__device__ __forceinline__ bool TakeBefore(Place limit, uint32_t budget, bool by_clusters, SelectMemory& memory) {
+  ClusterSync();
+  uint32_t weight = 0;
+#pragma unroll
+  for (int r = 0; r < kMaxCtas; ++r) {
+    if (r >= ClusterSize()) continue;
+    const Tally* tally = RemoteShared(&memory.own_better, r);
+    weight += by_clusters ? tally->clusters : tally->tokens;
+  }
+  if (weight > budget) return false;
+  if (threadIdx.x < ClusterSize()) memory.taken[threadIdx.x] = *RemoteShared(&memory.own_better, threadIdx.x);
+  if (threadIdx.x == 0) memory.end = limit;
+  __syncthreads();
+  ClusterArrive();
+  return true;
 }
 
 // totals = the bins of all CTAs of the cluster.
@@ -297,12 +337,7 @@ __device__ __forceinline__ void CollectCandidates(const Stretch<kHeadDim>& stret
       memory.own[at] = {place, tokens, ClusterRank()};
     }
   });
-  better.tokens = __reduce_add_sync(kAllLanes, better.tokens);
-  better.clusters = __reduce_add_sync(kAllLanes, better.clusters);
-  if (threadIdx.x % 32 == 0 && better.clusters > 0) {
-    atomicAdd(&memory.own_better.tokens, better.tokens);
-    atomicAdd(&memory.own_better.clusters, better.clusters);
-  }
+  AddTally(better, &memory.own_better);
 }
 
 // Takes candidates, best first, while the budget lasts: fills end and taken. `before` is the weight of what is better.
@@ -452,19 +487,11 @@ template <int kHeadDim>
 __device__ __forceinline__ void ListSteadyTokens(const StepArgs& args, const HeadPlan& head, const std::byte** to) {
   constexpr int kThreads = kSelectThreads / 2;
   if (threadIdx.x < kThreads) return;
-  constexpr int64_t kRecordBytes = 4 * kHeadDim;
   const Tail tail = args.tails[head.tail];
   const int64_t count = head.fixed_tokens + tail.tokens;
   const int64_t stride = static_cast<int64_t>(ClusterSize()) * kThreads;
   for (int64_t i = static_cast<int64_t>(ClusterRank()) * kThreads + threadIdx.x - kThreads; i < count; i += stride) {
-    if (i >= head.fixed_tokens) {
-      to[i] = tail.rows + (static_cast<int64_t>(head.kv_head) * tail.capacity + i - head.fixed_tokens) * kRecordBytes;
-      continue;
-    }
-    int64_t left = i;
-    int run = head.first_run;
-    while (left >= args.runs[run].tokens) left -= args.runs[run++].tokens;
-    to[i] = args.runs[run].rows + left * kRecordBytes;
+    to[i] = SteadyRecord<kHeadDim>(args, head, tail, i);
   }
 }
 
@@ -521,6 +548,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1) SelectKernel(const StepArgs
   const int rank = ClusterRank();
   const int h = blockIdx.x / ClusterSize();
   for (int i = threadIdx.x; i < kBins; i += kSelectThreads) memory.bins[i] = 0;
+  if (threadIdx.x == 0) memory.own_better = {0, 0};
   WaitForInputs();
   LetNextKernelStart();
   if (h >= args.size->heads) return;  // the whole cluster
@@ -542,12 +570,15 @@ __global__ void __launch_bounds__(kSelectThreads, 1) SelectKernel(const StepArgs
     TakeEverything(stretch, memory);
   } else {
     const bool by_clusters = level == 0 && args.rules.by_clusters != 0;
-    MergeHeadSums(args.group, args.scores[level].sums + int64_t{head.first_score_part[level]} * args.group,
+    MergeHeadSums(args.group, args.rules.by_share != 0,
+                  args.scores[level].sums + int64_t{head.first_score_part[level]} * args.group,
                   head.n_score_parts[level], rank == 0, to, memory);
     __syncthreads();
-    RankStretch(args, stretch, by_clusters, level == 0 ? args.buffer.preference : 0, memory);
-    FindEnd(stretch, static_cast<uint32_t>(level == 0 ? budget.retrieve : budget.open_tokens), by_clusters, true,
-            memory);
+    const bool any = level == 1 || args.rules.least == -INFINITY;
+    const Place limit = any ? kAllPlaces : PlaceOf(KeyOf(args.rules.least) + 1, 0);
+    RankStretch(args, stretch, by_clusters, limit, level == 0 ? args.buffer.preference : 0, memory);
+    const auto most = static_cast<uint32_t>(level == 0 ? budget.retrieve : budget.open_tokens);
+    if (any || !TakeBefore(limit, most, by_clusters, memory)) FindEnd(stretch, most, by_clusters, any, memory);
   }
   int64_t before = 0;
   Tally all = {0, 0};

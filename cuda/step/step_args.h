@@ -28,12 +28,12 @@ struct Selection {
   float log_mass[kMaxGroup];  // log sum size exp(logit)
 };
 
-// Maximum and sum of two softmaxes over the clusters of one part.
+// Maximum and sum of two softmaxes of one part: over its clusters, and what importance is relative to.
 struct PartSums {
   float max_logit;
   float mass;  // sum size exp(logit - max_logit)
   float max_rank;
-  float ranks;  // sum exp(rank - max_rank); under kMass of the logits
+  float ranks;  // sum exp(rank - max_rank) over clusters; under kMass of the logits, under kShare over steady tokens
 };
 
 struct ClusterShape {
@@ -47,7 +47,7 @@ struct LevelScores {
   ClusterShape* shapes;   // [tiles, kClusterTile], of what is scored
   const void** contents;  // [tiles]: TileRecord::content
   PartSums* sums;         // [score parts, group]
-  uint32_t* keys;         // [tiles, kClusterTile]: importance in units of 2^-20 nats below the highest possible
+  uint32_t* keys;         // [tiles, kClusterTile]: importance in units of 2^-20 nats below kMostImportance
   Selection* selected;    // [heads]
 };
 
@@ -57,6 +57,8 @@ struct StepRules {
   float kappa;
   int32_t by_clusters;  // BudgetUnit::kClusters
   int32_t by_mass;      // Ranking::kMass
+  int32_t by_share;     // Ranking::kShare
+  float least;          // importance below which no cluster is read; -inf: all may be
   int32_t correct;
   int32_t two_level;
 };

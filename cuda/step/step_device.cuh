@@ -89,6 +89,19 @@ __device__ __forceinline__ HeadBudget PlanBudget(const StepArgs& args, const Hea
   return budget;
 }
 
+// The record of token `i` of those that are read whatever the query is: fixed runs, then the tail.
+template <int kHeadDim>
+__device__ __forceinline__ const std::byte* SteadyRecord(const StepArgs& args, const HeadPlan& head, const Tail& tail,
+                                                         int64_t i) {
+  constexpr int64_t kRecordBytes = 4 * kHeadDim;
+  if (i >= head.fixed_tokens) {
+    return tail.rows + (static_cast<int64_t>(head.kv_head) * tail.capacity + i - head.fixed_tokens) * kRecordBytes;
+  }
+  int run = head.first_run;
+  while (i >= args.runs[run].tokens) i -= args.runs[run++].tokens;
+  return args.runs[run].rows + i * kRecordBytes;
+}
+
 // The records that the lower or upper level of a head ranks.
 template <int kHeadDim>
 __device__ __forceinline__ const TileRecord<kHeadDim>* const* TilesOf(const StepArgs& args, const HeadPlan& head,

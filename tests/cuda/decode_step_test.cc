@@ -36,13 +36,23 @@ TEST(DecodeStepTest, EveryShape) {
 
 TEST(DecodeStepTest, EveryRule) {
   if (NoDevice()) GTEST_SKIP() << "no CUDA device";
-  RetrievalOptions with_floor = ByBudget();
+  RetrievalOptions with_floor = Share(0.02F);
+  with_floor.floor_tokens = 1024;
+  RetrievalOptions two_levels = Above(0.001F);
+  two_levels.open_share = 0.3F;
+  const RetrievalOptions by_shares = Above(0);  // of the mass, until the budget is spent
   RetrievalOptions all = Share(1.0F);
   RetrievalOptions few = Share(0.02F);
   few.retrieve_tokens = 3;  // less than most clusters
   RetrievalOptions dropped = PaperRule();
   dropped.estimate_share = 0;
-  for (const Case& test : std::vector<Case>{{128, 4, DType::kBFloat16, with_floor, "default"},
+  for (const Case& test : std::vector<Case>{{128, 4, DType::kBFloat16, with_floor, "floor"},
+                                            {128, 4, DType::kBFloat16, RetrievalOptions(), "default"},
+                                            {128, 4, DType::kBFloat16, Above(0.02F), "above"},
+                                            {256, 2, DType::kFloat16, Above(0.0001F), "above, to the budget"},
+                                            {64, 11, DType::kBFloat16, Above(0.3F), "above"},
+                                            {64, 3, DType::kFloat16, two_levels, "above, two levels"},
+                                            {128, 4, DType::kFloat16, by_shares, "by shares"},
                                             {128, 4, DType::kBFloat16, all, "everything"},
                                             {64, 3, DType::kFloat16, TwoLevels(), "two levels"},
                                             {128, 8, DType::kBFloat16, TwoLevels(), "two levels"},

@@ -38,8 +38,21 @@ struct Case {
   float preference = 0;        // of the buffer
 };
 
+// Reads until a budget is spent.
 inline RetrievalOptions Share(float share) {
-  RetrievalOptions options = ByBudget(share);
+  RetrievalOptions options;
+  options.ranking = Ranking::kOptimistic;
+  options.retrieve_above = 0;
+  options.retrieve_share = share;
+  options.max_retrieve_tokens = 0;
+  options.floor_tokens = 0;
+  return options;
+}
+
+// Reads what may hold more than `above` of the mass.
+inline RetrievalOptions Above(float above) {
+  RetrievalOptions options;
+  options.retrieve_above = above;
   options.floor_tokens = 0;
   return options;
 }

@@ -114,6 +114,8 @@ class StepWorld {
   struct Cluster;
   std::vector<Cluster> Clusters(const HostSequence& sequence, int32_t kv_head, const std::set<const std::byte*>& listed,
                                 const std::vector<const void*>& opened) const;
+  // Log of the mass of the steady tokens in device memory, [group].
+  std::vector<float> LogSteady(const HostSequence& sequence, int32_t kv_head, const std::vector<float>& queries) const;
   std::vector<double> LogMass(const HostSequence& sequence, int32_t kv_head, const std::vector<Cluster>& clusters,
                               const std::vector<float>& queries) const;
 };

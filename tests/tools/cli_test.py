@@ -99,8 +99,8 @@ class ErrorTest(unittest.TestCase):
             self.assertIn("--tokens", self.usage_error(command, "--tokens", "0"))
             self.assertIn("--tokens", self.usage_error(command, "--tokens", "many"))
         self.assertIn("--tokens", self.usage_error("run", "--tokens", "131073"))
-        self.assertIn("--retrieve-share", self.usage_error("run", "--retrieve-share", "0"))
-        self.assertIn("--retrieve-share", self.usage_error("run", "--retrieve-share", "1.5"))
+        self.assertIn("--retrieve-above", self.usage_error("run", "--retrieve-above", "0"))
+        self.assertIn("--retrieve-above", self.usage_error("run", "--retrieve-above", "1.5"))
         self.assertIn("--mode", self.usage_error("chat", "--mode", "fast"))
         self.assertIn("--tasks", self.usage_error("fidelity", "--tasks", "needles,haystack"))
         self.assertIn("--configs", self.usage_error("fidelity", "--configs", "swel"))
@@ -512,7 +512,7 @@ class ModelTest(unittest.TestCase):
             page, data = pathlib.Path(folder) / "f.html", pathlib.Path(folder) / "f.json"
             overrides = pathlib.Path(folder) / "overrides.txt"
             overrides.write_text("-1 -1 0.1\n3 1 0.9\n")
-            variant = f"swell,floor_tokens=0,retrieve_share=0.5,overrides={overrides}"
+            variant = f"swell,floor_tokens=0,retrieve_above=0,retrieve_share=0.5,overrides={overrides}"
             result = swell("fidelity", "--tokens", "2048", "--tasks", "needles,text", "--questions", "2",
                            "--storage", "int8", "--audit", "1", "--variant", variant, "--json", str(data), "--report", str(page))
             self.assertEqual(result.returncode, 0, result.stderr)

@@ -32,7 +32,7 @@ struct Options {
   int64_t questions = 8;
   int64_t answer_tokens = 48;
   uint64_t seed = 0;
-  float retrieve_share = 0;  // 0: the preset's
+  float retrieve_above = RetrievalOptions().retrieve_above;
   std::string report = "swell-report.html";
   std::string json;
 };
@@ -172,7 +172,7 @@ Status RunRun(const Options& options) {
   }
   Result<SequenceOptions> preset = SequencePreset("swell");
   if (!preset.ok()) return preset.status();
-  if (options.retrieve_share > 0) preset.value().retrieval.retrieve_share = options.retrieve_share;
+  preset.value().retrieval.retrieve_above = options.retrieve_above;
   Result<std::unique_ptr<Runtime>> opened = Runtime::Open(options.runtime, false);
   if (!opened.ok()) return opened.status();
   Runtime& runtime = *opened.value();
@@ -223,9 +223,10 @@ Command AddRun(CLI::App& program) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   app->add_option("--seed", options->seed, "Chooses the passage, the facts and the questions")->capture_default_str();
-  app->add_option("--retrieve-share", options->retrieve_share,
-                  "Share of the tokens that the wave index reads exactly, above 0 and up to 1 (default: 0.02)")
-      ->check(CLI::Range(1e-6, 1.0));
+  app->add_option("--retrieve-above", options->retrieve_above,
+                  "Share of the attention mass that a token may hold for its cluster to be read exactly")
+      ->check(CLI::Range(1e-6, 0.99))
+      ->capture_default_str();
   app->add_option("--report", options->report, "HTML page with the plots")->capture_default_str();
   app->add_option("--json", options->json, "Write everything to this file, too");
   AddRuntimeOptions(*app, options->runtime);
