@@ -53,9 +53,10 @@ struct BudgetOverride {
   float retrieve_share = 0;  // replaces RetrievalOptions::retrieve_share, (0, 1]
 };
 
-// What attention reads exactly, what it estimates, what it drops. With kGraph and kScan the budget buys the best single
-// tokens of the group's query heads in turn, each is taken out of its cluster, and what is left of the clusters is
-// estimated: `unit`, `ranking`, `open_share` and `max_open_tokens` have no say.
+// What attention reads exactly, what it estimates, what it drops. With kGraph and kScan the budget, at most 1 /
+// retrieve_above tokens, buys the best single tokens of the group's query heads in turn, each is taken out of its
+// cluster, and what is left of the clusters is estimated: `unit`, `ranking`, `open_share` and `max_open_tokens` have no
+// say.
 struct RetrievalOptions {
   BudgetUnit unit = BudgetUnit::kTokens;
   // Clusters are read of which a token may hold more than this share of the attention mass of a query head, as far as
@@ -72,7 +73,7 @@ struct RetrievalOptions {
   Ranking ranking = Ranking::kShare;
   float kappa = 2.0F;           // weight of sigma in the ranking, >= 0; docs/measurements.md, "Ablation"
   bool correct = true;          // second-order correction of the estimate
-  int64_t floor_tokens = 1024;  // at least so many tokens are read exactly per KV head, steady zone included
+  int64_t floor_tokens = 1024;  // contexts up to so many tokens are read whole; the budget reaches as far in any case
   std::vector<BudgetOverride> overrides;
 };
 

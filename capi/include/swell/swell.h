@@ -263,7 +263,7 @@ typedef struct swell_retrieval_options {
   float retrieve_above;
   int64_t retrieve_tokens;     /* > 0: fixed number of tokens instead of the share */
   int64_t max_retrieve_tokens; /* > 0: ceiling on either */
-  int64_t floor_tokens;        /* at least so many tokens are read exactly per KV head, steady zone included */
+  int64_t floor_tokens;        /* contexts up to so many tokens are read whole; the budget reaches as far in any case */
   int64_t max_open_tokens;     /* > 0: ceiling on the tokens that open_share opens */
   /* Clusters are scored where their super-cluster is opened: (0, 1] of the clustered tokens, at least four times those
    * that are read; a super-cluster that stays closed is estimated as one cluster. 1: every cluster is scored. */
