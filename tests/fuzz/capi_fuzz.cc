@@ -194,6 +194,7 @@ void Session::MakeRetrieval() {
   const int choice = bytes_.Choose(64);
   if (choice & 1) options.retrieve_share = static_cast<float>(1 + choice) / 64;
   if (choice & 2) options.flags ^= SWELL_RETRIEVAL_CORRECT;
+  if (choice & 2) options.retrieve_above = choice == 63 ? bytes_.Take<float>() : static_cast<float>(choice) / 128;
   if (choice & 4) options.unit = bytes_.Choose(3);
   if (choice & 8) options.retrieve_tokens = choice == 63 ? bytes_.Take<int64_t>() : bytes_.Choose(64);
   if (choice & 16) options.estimate_share = choice == 63 ? bytes_.Take<float>() : static_cast<float>(choice) / 64;

@@ -223,7 +223,7 @@ void Machine::CheckAttention(const Model& model, int32_t layer) {
   const Answer all = Attend(engine_, model.id, layer, queries, AttendMode::kRetrieve, &unlimited);
   ASSERT_LT(LargestError(shape_, rows, queries, all, length), kTolerance);
   RetrievalOptions few;
-  few.retrieve_above = 0;
+  few.retrieve_above = random_() % 2 == 0 ? 0.0F : 0.02F;
   few.retrieve_share = 0.1F;
   few.floor_tokens = 0;
   const Answer wave = Attend(engine_, model.id, layer, queries, AttendMode::kRetrieve, &few);
