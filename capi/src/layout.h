@@ -5,6 +5,7 @@
 
 #include <cstddef>
 
+#include "swell/gpu.h"
 #include "swell/swell.h"
 
 namespace swell::capi {
@@ -44,6 +45,14 @@ template <>
 inline constexpr size_t kFirstBytes<swell_fetch_item> = 24;
 template <>
 inline constexpr size_t kFirstBytes<swell_fetch_args> = 32;
+template <>
+inline constexpr size_t kFirstBytes<swell_gpu_options> = 80;
+template <>
+inline constexpr size_t kFirstBytes<swell_gpu_stats> = 72;
+template <>
+inline constexpr size_t kFirstBytes<swell_gpu_put_args> = 48;
+template <>
+inline constexpr size_t kFirstBytes<swell_gpu_batch_options> = 32;
 
 static_assert(sizeof(swell_engine_options) == 72);
 static_assert(sizeof(swell_engine_shape) == 32);
@@ -61,6 +70,10 @@ static_assert(sizeof(swell_search_item) == 32);
 static_assert(sizeof(swell_search_args) == 40);
 static_assert(sizeof(swell_fetch_item) == 24);
 static_assert(sizeof(swell_fetch_args) == 32);
+static_assert(sizeof(swell_gpu_options) == 80);
+static_assert(sizeof(swell_gpu_stats) == 72);
+static_assert(sizeof(swell_gpu_put_args) == 48);
+static_assert(sizeof(swell_gpu_batch_options) == 32);
 static_assert(sizeof(swell_status) == 8, "never grows");
 static_assert(sizeof(swell_budget_override) == 12, "never grows");
 

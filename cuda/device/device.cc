@@ -19,6 +19,12 @@ Status FromCuda(cudaError_t error, const char* call) {
       return Status(StatusCode::kUnavailable, message);
     case cudaErrorMemoryAllocation:
       return Status(StatusCode::kResourceExhausted, message, StatusDetail::kNoMemory);
+    case cudaErrorStreamCaptureUnsupported:
+    case cudaErrorStreamCaptureInvalidated:
+    case cudaErrorStreamCaptureImplicit:
+    case cudaErrorStreamCaptureWrongThread:
+    case cudaErrorStreamCaptureIsolation:
+      return Status(StatusCode::kFailedPrecondition, message);
     default:
       return Status(StatusCode::kInternal, message);
   }

@@ -162,6 +162,7 @@ Status DecodeStep::AllocatePlans() {
     plan.memory = *std::move(memory);
     Carver carver(plan.memory.get());
     place(carver);
+    bytes_ += carver.bytes();
   }
   return OkStatus();
 }
@@ -195,6 +196,7 @@ Status DecodeStep::AllocateWorkspace() {
   workspace_ = *std::move(memory);
   Carver carver(workspace_.get());
   place(carver);
+  bytes_ += carver.bytes();
 
   const RetrievalOptions& retrieval = options_.retrieval;
   scratch_.tails = sequences_->tails();

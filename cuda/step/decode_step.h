@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "cuda/buffer/wave_buffer.h"
+#include "cuda/step/budget.h"
 #include "cuda/step/device_memory.h"
 #include "cuda/step/plan.h"
 #include "cuda/step/sequences.h"
@@ -67,6 +68,8 @@ class DecodeStep {
   // The first `stages` kernels of a step alone, to time them.
   Status LaunchStages(int32_t layer, const DecodeCall& call, int stages, cudaStream_t stream);
 
+  size_t bytes() const { return bytes_; }  // of device memory
+
   // What the kernels are given for `layer`; for tests.
   StepArgs Args(int32_t layer) const;
 
@@ -89,6 +92,7 @@ class DecodeStep {
   StepLaunch launch_ = {};
   std::vector<LayerPlan> plans_;
   DeviceMemory workspace_;
+  size_t bytes_ = 0;
   StepArgs scratch_ = {};  // all but the plan and the call
   int32_t* overflow_ = nullptr;
   // The buffer is maintained beside scores and selection. Only with a buffer.

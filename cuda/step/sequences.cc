@@ -100,21 +100,58 @@ Status Sequences::Release(int32_t sequence) {
 }
 
 Status Sequences::AddSegment(int32_t sequence, int32_t layer, SegmentPointer segment) try {
+  return AddSegments(sequence, layer, {std::move(segment)});
+} catch (const std::bad_alloc&) {
+  return NoMemory();
+}
+
+Status Sequences::AddSegments(int32_t sequence, int32_t layer, const std::vector<SegmentPointer>& segments) try {
   SWELL_RETURN_IF_ERROR(CheckLayer(sequence, layer));
-  if (segment == nullptr) return InvalidArgument("segment: null", StatusDetail::kNullPointer);
-  if (segment->heads().size() != static_cast<size_t>(options_.kv_heads)) {
-    return InvalidArgument("segment: has other KV heads", StatusDetail::kBadSize);
+  for (const SegmentPointer& segment : segments) {
+    if (segment == nullptr) return InvalidArgument("segment: null", StatusDetail::kNullPointer);
+    if (segment->heads().size() != static_cast<size_t>(options_.kv_heads)) {
+      return InvalidArgument("segment: has other KV heads", StatusDetail::kBadSize);
+    }
   }
-  slots_[sequence].layers[layer].push_back(std::move(segment));
+  std::vector<SegmentPointer>& to = slots_[sequence].layers[layer];
+  to.insert(to.end(), segments.begin(), segments.end());
   return OkStatus();
 } catch (const std::bad_alloc&) {
   return NoMemory();
+}
+
+void Sequences::RemoveSegments(int32_t sequence, int32_t layer, size_t count) {
+  std::vector<SegmentPointer>& segments = slots_[sequence].layers[layer];
+  segments.resize(segments.size() - count);
 }
 
 Status Sequences::DropTail(int32_t sequence, int32_t layer, int32_t tokens, cudaStream_t stream) {
   SWELL_RETURN_IF_ERROR(CheckLayer(sequence, layer));
   if (tokens < 0) return InvalidArgument("tokens: negative", StatusDetail::kBadSize);
   return LaunchDropTail(tails() + TailNumber(sequence, layer), options_.kv_heads, options_.head_dim, tokens, stream);
+}
+
+Status Sequences::SetTail(int32_t sequence, int32_t layer, int32_t tokens, cudaStream_t stream) {
+  SWELL_RETURN_IF_ERROR(CheckLayer(sequence, layer));
+  if (tokens < 0 || tokens > options_.tail_tokens) {
+    return InvalidArgument("tokens: out of range", StatusDetail::kBadSize);
+  }
+  // From pageable memory: the call returns when it no longer needs `tokens`.
+  return FromCuda(cudaMemcpyAsync(&(tails() + TailNumber(sequence, layer))->tokens, &tokens, sizeof(tokens),
+                                  cudaMemcpyHostToDevice, stream),
+                  "copy of a tail's length");
+}
+
+Result<std::vector<Tail>> Sequences::ReadTails(int32_t sequence, cudaStream_t stream) const try {
+  SWELL_RETURN_IF_ERROR(CheckLayer(sequence, 0));
+  std::vector<Tail> tails_now(static_cast<size_t>(options_.layers));
+  SWELL_RETURN_IF_ERROR(FromCuda(cudaMemcpyAsync(tails_now.data(), tails() + TailNumber(sequence, 0),
+                                                 tails_now.size() * sizeof(Tail), cudaMemcpyDeviceToHost, stream),
+                                 "copy of tails"));
+  SWELL_RETURN_IF_ERROR(FromCuda(cudaStreamSynchronize(stream), "cudaStreamSynchronize"));
+  return tails_now;
+} catch (const std::bad_alloc&) {
+  return NoMemory();
 }
 
 }  // namespace swell::cuda

@@ -44,9 +44,19 @@ class Sequences {
   Status Release(int32_t sequence);
   // Adds a segment behind those that are there. kNotFound; kInvalidArgument when it has other heads.
   Status AddSegment(int32_t sequence, int32_t layer, SegmentPointer segment);
+  // The same with several, or none of them.
+  Status AddSegments(int32_t sequence, int32_t layer, const std::vector<SegmentPointer>& segments);
+  // Takes the last `count` segments, which there are, away again.
+  void RemoveSegments(int32_t sequence, int32_t layer, size_t count);
   // Takes the first `tokens` of a tail off, which a segment now holds. kNotFound.
   Status DropTail(int32_t sequence, int32_t layer, int32_t tokens, cudaStream_t stream);
 
+  // Says how many tokens a tail has, at most as many as were written to it. kNotFound.
+  Status SetTail(int32_t sequence, int32_t layer, int32_t tokens, cudaStream_t stream);
+  // The tails of all layers, as `stream` leaves them; waits for it. kNotFound.
+  Result<std::vector<Tail>> ReadTails(int32_t sequence, cudaStream_t stream) const;
+
+  size_t TailBytes() const;  // of one layer of a sequence
   bool Has(int32_t sequence) const;
   const SequencesOptions& options() const { return options_; }
   // Of a sequence that there is.
@@ -64,7 +74,6 @@ class Sequences {
     DeviceMemory tails;  // token records [layers, kv_heads, tail_tokens]
   };
   explicit Sequences(const SequencesOptions& options) : options_(options) {}
-  size_t TailBytes() const;  // of one layer
   Status CheckLayer(int32_t sequence, int32_t layer) const;
 
   const SequencesOptions options_;

@@ -64,6 +64,22 @@ __global__ void __launch_bounds__(kThreads) CopyTailKernel(const Tail* from, Tai
   if (blockIdx.x == 0 && threadIdx.x == 0) to->tokens = from->tokens;
 }
 
+// Grid [CTAs, kv_heads].
+__global__ void __launch_bounds__(kThreads)
+    CopyRowsKernel(DeviceRows rows, int64_t tokens, int32_t head_dim, uint4* records, int64_t capacity) {
+  const int64_t words = KeyWords(head_dim);
+  const auto* keys = static_cast<const uint4*>(rows.keys) + blockIdx.y * (rows.head_stride / 8);
+  const auto* values = static_cast<const uint4*>(rows.values) + blockIdx.y * (rows.head_stride / 8);
+  uint4* to = records + blockIdx.y * capacity * 2 * words;
+  const int64_t stride = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < tokens * words; i += stride) {
+    const int64_t token = i / words;
+    const int64_t from = token * (rows.token_stride / 8) + i % words;
+    to[token * 2 * words + i % words] = keys[from];
+    to[token * 2 * words + words + i % words] = values[from];
+  }
+}
+
 }  // namespace
 
 Status LaunchAppend(const PlanSize* size, const HeadPlan* heads, Tail* tails, int32_t max_sequences, int32_t kv_heads,
@@ -82,6 +98,16 @@ Status LaunchDropTail(Tail* tail, int32_t kv_heads, int32_t head_dim, int32_t to
 Status LaunchCopyTail(const Tail* from, Tail* to, int32_t kv_heads, int32_t head_dim, cudaStream_t stream) {
   CopyTailKernel<<<kv_heads, kThreads, 0, stream>>>(from, to, head_dim);
   return FromCuda(cudaGetLastError(), "copy of a tail");
+}
+
+Status LaunchCopyRows(const DeviceRows& rows, int64_t tokens, int32_t kv_heads, int32_t head_dim, void* records,
+                      int64_t capacity, cudaStream_t stream) {
+  if (tokens == 0) return OkStatus();
+  constexpr int64_t kMostCtas = 256;  // of a head
+  const int64_t ctas = (tokens * (head_dim / 8) + kThreads - 1) / kThreads;
+  const dim3 grid(static_cast<unsigned>(ctas < kMostCtas ? ctas : kMostCtas), static_cast<unsigned>(kv_heads));
+  CopyRowsKernel<<<grid, kThreads, 0, stream>>>(rows, tokens, head_dim, static_cast<uint4*>(records), capacity);
+  return FromCuda(cudaGetLastError(), "copy of rows");
 }
 
 }  // namespace swell::cuda

@@ -1,6 +1,6 @@
 """The ABI of libswell against the stored one: exported functions, values of constants, layouts of structs.
 
-Usage: abi.py HEADER LIBRARY BASELINE WORK_DIRECTORY [--update]
+Usage: abi.py HEADER,HEADER... LIBRARY BASELINE WORK_DIRECTORY [--update]
 Everything is taken from the header and the library themselves, so that nothing can be forgotten here. Additions change
 the file as well: run with --update and review the difference; a line that changed or went needs a new SWELL_ABI_VERSION.
 """
@@ -10,9 +10,9 @@ import subprocess
 import sys
 
 
-def layout_program(header):
-    """A C program that prints sizes, offsets and constants of `header`."""
-    text = re.sub(r"/\*.*?\*/", "", header, flags=re.S)
+def layout_program(headers):
+    """A C program that prints sizes, offsets and constants of the text of `headers`, and their prototypes."""
+    text = re.sub(r"/\*.*?\*/", "", headers, flags=re.S)
     lines = []
     for body, name in re.findall(r"typedef struct \w+ \{(.*?)\} (\w+);", text, flags=re.S):
         lines.append(f'  printf("struct {name} %zu\\n", sizeof({name}));')
@@ -21,18 +21,21 @@ def layout_program(header):
                          f'sizeof((({name} *)0)->{field}));')
     for name in re.findall(r"^\s*(SWELL_[A-Z0-9_]+) = ", text, flags=re.M):
         lines.append(f'  printf("constant {name} %d\\n", (int){name});')
-    for name in re.findall(r"^#define (SWELL_[A-Z]+_[A-Z]+) \d+u", text, flags=re.M):
+    for name in re.findall(r"^#define (SWELL_[A-Z]+(?:_[A-Z]+)+) \d+u", text, flags=re.M):
         lines.append(f'  printf("constant {name} %d\\n", (int){name});')
     prototypes = {match[1]: " ".join(match[0].split()) for match in re.findall(r"^SWELL_API ([^;]*?(\w+)\([^;]*\));", text,
                                                                              flags=re.M)}
-    return ('#include <stdio.h>\n#include "swell/swell.h"\nint main(void) {\n' + "\n".join(lines) + "\n  return 0;\n}\n",
+    return ('#include <stdio.h>\n#include "swell/gpu.h"\nint main(void) {\n' + "\n".join(lines) + "\n  return 0;\n}\n",
             prototypes)
 
 
 def main():
-    header_path, library, baseline, work = sys.argv[1:5]
-    with open(header_path, encoding="ascii") as file:
-        program, prototypes = layout_program(file.read())
+    headers, library, baseline, work = sys.argv[1:5]
+    texts = []
+    for path in headers.split(","):
+        with open(path, encoding="ascii") as file:
+            texts.append(file.read())
+    program, prototypes = layout_program("\n".join(texts))
     os.makedirs(work, exist_ok=True)
     source, binary = os.path.join(work, "layout.c"), os.path.join(work, "layout")
     with open(source, "w", encoding="ascii") as file:

@@ -1,4 +1,5 @@
 /* The header as C99, included twice; every initialiser compiles. */
+#include "swell/gpu.h"
 #include "swell/swell.h"
 
 int header_c99(void);
@@ -14,9 +15,15 @@ int header_c99(void) {
   const swell_attend_args attend = SWELL_ATTEND_ARGS_INIT;
   const swell_search_args search = SWELL_SEARCH_ARGS_INIT;
   const swell_fetch_args fetch = SWELL_FETCH_ARGS_INIT;
+  const swell_gpu_options gpu = SWELL_GPU_OPTIONS_INIT;
+  const swell_gpu_stats gpu_stats = SWELL_GPU_STATS_INIT;
+  const swell_gpu_put_args gpu_put = SWELL_GPU_PUT_ARGS_INIT;
+  const swell_gpu_batch_options gpu_batch = SWELL_GPU_BATCH_OPTIONS_INIT;
   return engine_options.struct_size == sizeof engine_options && shape.struct_size == sizeof shape &&
          stats.struct_size == sizeof stats && sequence_options.struct_size == sizeof sequence_options &&
          retrieval_options.struct_size == sizeof retrieval_options && info.struct_size == sizeof info &&
          put.struct_size == sizeof put && attend.struct_size == sizeof attend && search.struct_size == sizeof search &&
-         fetch.struct_size == sizeof fetch && swell_abi_version() == SWELL_ABI_VERSION;
+         fetch.struct_size == sizeof fetch && gpu.struct_size == sizeof gpu &&
+         gpu_stats.struct_size == sizeof gpu_stats && gpu_put.struct_size == sizeof gpu_put &&
+         gpu_batch.struct_size == sizeof gpu_batch && swell_abi_version() == SWELL_ABI_VERSION;
 }

@@ -15,36 +15,9 @@
 #include "cuda/step/decode_step.h"
 #include "swell/attention.h"
 #include "swell/index.h"
+#include "tests/cuda/device_vector.h"
 
 namespace swell::cuda {
-
-// Device memory that holds `host`, and gives it back.
-template <typename T>
-class DeviceVector {
- public:
-  explicit DeviceVector(const std::vector<T>& host) : size_(host.size()) {
-    EXPECT_EQ(cudaMalloc(reinterpret_cast<void**>(&data_), size_ * sizeof(T) + 16), cudaSuccess);
-    Set(host);
-  }
-  ~DeviceVector() { cudaFree(data_); }
-  DeviceVector(const DeviceVector&) = delete;
-  DeviceVector& operator=(const DeviceVector&) = delete;
-  void Set(const std::vector<T>& host) {
-    EXPECT_EQ(cudaMemcpy(data_, host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice), cudaSuccess);
-  }
-  std::vector<T> Get() const { return ReadDevice(data_, size_); }
-  T* data() { return data_; }
-
-  static std::vector<T> ReadDevice(const T* from, size_t count) {
-    std::vector<T> host(count);
-    EXPECT_EQ(cudaMemcpy(host.data(), from, count * sizeof(T), cudaMemcpyDefault), cudaSuccess);
-    return host;
-  }
-
- private:
-  T* data_ = nullptr;
-  size_t size_ = 0;
-};
 
 // Rows of one KV head of one segment or tail, in the order of the index.
 struct HostRows {

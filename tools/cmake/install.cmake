@@ -24,7 +24,8 @@ install(EXPORT swell-cpp-targets NAMESPACE swell:: DESTINATION ${package_folder}
 
 # --- C library --------------------------------------------------------------------------------------------------------
 if(TARGET swell_c)
-  install(FILES ${PROJECT_SOURCE_DIR}/capi/include/swell/swell.h ${PROJECT_BINARY_DIR}/include/swell/version.h
+  install(FILES ${PROJECT_SOURCE_DIR}/capi/include/swell/swell.h ${PROJECT_SOURCE_DIR}/capi/include/swell/gpu.h
+    ${PROJECT_BINARY_DIR}/include/swell/version.h
     DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/swell COMPONENT Development)
   install(TARGETS swell_c EXPORT swell-c-targets
     LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT Runtime NAMELINK_COMPONENT Development)
