@@ -117,7 +117,7 @@ Status CreateBatch(swell_gpu* gpu, const swell_gpu_batch_options* from, const sw
   target.max_sequences = options.max_sequences;
   target.max_tokens = options.max_tokens;
   target.max_sequence_tokens = options.max_sequence_tokens;
-  if (exact) target.retrieval = cuda::ByBudget(1);
+  if (exact) target.retrieval = cuda::Everything();
   if (retrieval != nullptr) target.retrieval = *OptionsOf(retrieval);
   auto handle = std::make_unique<swell_gpu_batch>();
   auto made = gpu->engine->MakeBatch(target);

@@ -12,8 +12,8 @@
 namespace swell::cuda {
 
 // Ok for cudaSuccess. kUnavailable: no driver, one too old (error 35), no device, or a device that this build has no
-// code for; kResourceExhausted with kNoMemory; kFailedPrecondition where a capture forbids the call; else kInternal. The
-// message names `call`, CUDA's name and number of the error.
+// code for; kResourceExhausted with kNoMemory; kFailedPrecondition where a capture forbids the call; else kInternal.
+// The message names `call`, CUDA's name and number of the error.
 Status FromCuda(cudaError_t error, const char* call);
 
 struct DeviceInfo {

@@ -15,7 +15,6 @@
 #include <memory>
 #include <span>
 
-#include "cuda/step/budget.h"
 #include "swell/engine.h"
 #include "swell/status.h"
 
@@ -53,11 +52,21 @@ struct GpuRows {
   int64_t head_stride = 0;   // multiple of 8; 0: head_dim
 };
 
+// Every token is read.
+inline RetrievalOptions Everything() {
+  RetrievalOptions options;
+  options.ranking = Ranking::kOptimistic;
+  options.retrieve_above = 0;
+  options.retrieve_share = 1;
+  options.max_retrieve_tokens = 0;
+  return options;
+}
+
 struct GpuBatchOptions {
   int32_t max_sequences = 1;
-  int64_t max_tokens = 0;                   // of all sequences of the batch, in one layer
-  int64_t max_sequence_tokens = 0;          // of one; 0: max_tokens
-  RetrievalOptions retrieval = ByBudget();  // share 1: exact
+  int64_t max_tokens = 0;           // of all sequences of the batch, in one layer
+  int64_t max_sequence_tokens = 0;  // of one; 0: max_tokens
+  RetrievalOptions retrieval;
 };
 
 // Device memory, 16-byte aligned; heads are ordered [batch, kv_heads, group].

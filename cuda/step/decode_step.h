@@ -16,7 +16,6 @@
 #include <vector>
 
 #include "cuda/buffer/wave_buffer.h"
-#include "cuda/step/budget.h"
 #include "cuda/step/device_memory.h"
 #include "cuda/step/plan.h"
 #include "cuda/step/sequences.h"

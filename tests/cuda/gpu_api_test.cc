@@ -309,6 +309,7 @@ TEST(GpuApiTest, AnswersByBudgetAreNear) {
 TEST(GpuApiTest, RefusalsChangeNothing) {
   if (NoDevice()) GTEST_SKIP() << "no CUDA device";
   World world({64, 3, DType::kFloat16, 0}, SWELL_GPU_BATCH_EXACT);
+  world.MakeBatch(SWELL_GPU_BATCH_EXACT, 2000);
   Mirror sequence = world.Create();
   world.PutAll(sequence, 500);
   world.SetBatch({&sequence});
@@ -330,7 +331,7 @@ TEST(GpuApiTest, RefusalsChangeNothing) {
   wrong.keys[0].resize(wrong.keys[0].size() - 128);
   world.Refused(world.Put(wrong, 0, 10), SWELL_FAILED_PRECONDITION, SWELL_DETAIL_OUT_OF_ORDER);
   world.Refused(world.Put(sequence, 0, 300, false), SWELL_INVALID_ARGUMENT, SWELL_DETAIL_NON_FINITE);
-  world.Refused(world.Put(sequence, 0, 31000), SWELL_RESOURCE_EXHAUSTED);  // more than the batch has room for
+  world.Refused(world.Put(sequence, 0, 40000), SWELL_RESOURCE_EXHAUSTED);  // more than the batch has room for
   world.Refused(swell_gpu_sequence_release(world.gpu, sequence.id, &world.error), SWELL_FAILED_PRECONDITION);
   world.Refused(swell_gpu_sequence_truncate(world.gpu, sequence.id, 10, world.stream, &world.error),
                 SWELL_UNIMPLEMENTED);

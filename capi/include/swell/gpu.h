@@ -138,8 +138,7 @@ typedef struct swell_gpu_batch_options {
 /* Sequences that are answered together, with the workspace of a step. Steps of one batch follow one another. */
 typedef struct swell_gpu_batch swell_gpu_batch;
 
-/* retrieval NULL: the preset "swell", but read until a budget of 2 % of the tokens is spent: OPTIMISTIC ranking,
- * retrieve_above 0. Another must rank OPTIMISTIC or MASS. Names no sequence yet. */
+/* retrieval NULL: that of the preset "swell". Names no sequence yet. */
 SWELL_API swell_code swell_gpu_batch_create(swell_gpu* gpu, const swell_gpu_batch_options* options,
                                             const swell_retrieval* retrieval, swell_gpu_batch** batch,
                                             swell_error** error);
