@@ -116,9 +116,10 @@ class DeviceEngine final : public GpuEngine, public std::enable_shared_from_this
     if (!scope.status().ok()) return scope.status();
     auto outcome = call();
     if (StatusOf(outcome).code() != StatusCode::kInternal) return outcome;
-    // An error that a second question repeats is one that the device does not recover from.
+    // An error that another call repeats is one that the device does not recover from.
     cudaGetLastError();
-    if (cudaFree(nullptr) == cudaSuccess) return outcome;
+    const Status again = FromCuda(cudaFree(nullptr), "cudaFree");
+    if (again.ok() || again.code() == StatusCode::kFailedPrecondition) return outcome;  // or a capture forbade to ask
     lost_ = true;
     return Status(StatusCode::kUnavailable, "device lost: " + std::string(StatusOf(outcome).message()));
   } catch (const std::bad_alloc&) {

@@ -348,6 +348,37 @@ TEST(GpuApiTest, RefusalsChangeNothing) {
   EXPECT_LT(world.Step(true), 0.02);
 }
 
+TEST(GpuApiTest, FullMemoryChangesNothing) {
+  if (NoDevice()) GTEST_SKIP() << "no CUDA device";
+  World world({64, 3, DType::kFloat16, 0}, SWELL_GPU_BATCH_EXACT);
+  Mirror sequence = world.Create();
+  world.PutAll(sequence, 500);
+  world.SetBatch({&sequence});
+  world.Step(false);  // kernels are loaded when they are first launched
+  swell_gpu_put_args put = SWELL_GPU_PUT_ARGS_INIT;
+  put.sequence = sequence.id;
+  put.position = 501;
+  put.tokens = 20000;
+  DeviceVector<uint16_t> rows(world.Random(static_cast<size_t>(put.tokens) * kKvHeads));
+  std::vector<void*> taken;
+  for (size_t bytes = size_t{1} << 36; bytes >= size_t{1} << 16; bytes /= 2) {
+    void* memory = nullptr;
+    while (cudaMalloc(&memory, bytes) == cudaSuccess) taken.push_back(memory);
+  }
+  cudaGetLastError();
+  world.Refused(swell_gpu_put(world.gpu, &put, rows.data(), rows.data(), world.stream, &world.error),
+                SWELL_RESOURCE_EXHAUSTED, SWELL_DETAIL_NO_MEMORY);
+  swell_sequence another = 1;
+  world.Refused(swell_gpu_sequence_create(world.gpu, &another, &world.error), SWELL_RESOURCE_EXHAUSTED,
+                SWELL_DETAIL_NO_MEMORY);
+  EXPECT_EQ(another, 0U);
+  world.CheckLength(sequence);
+  EXPECT_LT(world.Step(true), 0.02);
+  for (void* memory : taken) cudaFree(memory);
+  world.PutAll(sequence, 3000);
+  EXPECT_LT(world.Step(true), 0.02);
+}
+
 TEST(GpuApiTest, TruncatesWhatIsNotSealed) {
   if (NoDevice()) GTEST_SKIP() << "no CUDA device";
   World world({64, 3, DType::kFloat16, 0}, SWELL_GPU_BATCH_EXACT);
