@@ -6,6 +6,7 @@ namespace swell::cuda {
 
 Status FromCuda(cudaError_t error, const char* call) {
   if (error == cudaSuccess) return OkStatus();
+  cudaGetLastError();  // else the next launch would be blamed for it
   const std::string message = std::string(call) + ": " + cudaGetErrorString(error) + " (" + cudaGetErrorName(error) +
                               ", " + std::to_string(static_cast<int>(error)) + ")";
   switch (error) {

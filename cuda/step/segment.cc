@@ -128,7 +128,8 @@ Status WriteSegment(std::span<const SegmentSource> sources, std::shared_ptr<void
   for (size_t h = 0; h < sources.size(); ++h) {
     WriteHead<kHeadDim>(sources[h], places[h], host.get(), device, (*heads)[h]);
   }
-  return FromCuda(cudaMemcpy(device, host.get(), *bytes, cudaMemcpyHostToDevice), "copy of a segment");
+  SWELL_RETURN_IF_ERROR(FromCuda(cudaMemcpy(device, host.get(), *bytes, cudaMemcpyHostToDevice), "copy of a segment"));
+  return FromCuda(cudaStreamSynchronize(nullptr), "copy of a segment");  // streams need not wait for the default one
 }
 
 }  // namespace

@@ -67,6 +67,8 @@ Result<int32_t> Sequences::Create() try {
   SWELL_RETURN_IF_ERROR(FromCuda(cudaMemcpy(this->tails() + TailNumber(sequence, 0), tails.data(),
                                             tails.size() * sizeof(Tail), cudaMemcpyHostToDevice),
                                  "copy of tails"));
+  // A copy from pageable memory may return before it has arrived, and streams need not wait for the default one.
+  SWELL_RETURN_IF_ERROR(FromCuda(cudaStreamSynchronize(nullptr), "copy of tails"));
   slot->used = true;
   slot->layers = std::move(layers);
   slot->tails = *std::move(memory);

@@ -20,8 +20,11 @@ class DeviceVector {
   ~DeviceVector() { cudaFree(data_); }
   DeviceVector(const DeviceVector&) = delete;
   DeviceVector& operator=(const DeviceVector&) = delete;
+  // The first elements; the others stay. Returns when they are there for every stream.
   void Set(const std::vector<T>& host) {
-    EXPECT_EQ(cudaMemcpy(data_, host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice), cudaSuccess);
+    EXPECT_LE(host.size(), size_);
+    EXPECT_EQ(cudaMemcpy(data_, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice), cudaSuccess);
+    EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
   }
   std::vector<T> Get() const { return ReadDevice(data_, size_); }
   T* data() { return data_; }
