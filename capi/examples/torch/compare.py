@@ -2,8 +2,9 @@
 
 usage: compare.py BASE.gguf ADAPTER.gguf TOKENIZER.json TEXT [TOKENS ...]
 Prints, for each length of the context, tokens per second of whole decode steps in one CUDA graph, and how many
-questions are answered right, every token of the answer, with the question read token by token. SDPA: flash attention
-over the context and plain attention over what came after it, merged by their LSE; every token of both is read.
+questions are answered right, every token of the answer, with the question read token by token.
+SDPA: flash attention over the context and plain attention over what came after it, merged by their LSE.
+SDPA, one length: a single flash attention over context and room, what a graph for one length alone would take.
 """
 import statistics
 import sys
@@ -58,6 +59,22 @@ class Sdpa:
 
     def bytes(self):
         return sum(t.nbytes for rows in self.cache for t in rows) + self.recent.nbytes
+
+
+class SdpaOneLength(Sdpa):
+    """For times only: the room is read as if it were full."""
+
+    def __init__(self, cache, batch):
+        super().__init__(cache, batch)
+        self.cache = [tuple(torch.cat((t, torch.zeros_like(t[:, :, :ROOM])), 2) for t in rows) for rows in self.cache]
+        self.recent = self.recent[:, :, :, :, :0]
+
+    def attend(self, layer, queries, keys, values):
+        queries = queries.view(self.batch, KV_HEADS, GROUP, HEAD_DIM)
+        for held, new in zip(self.cache[layer], (keys, values)):
+            held.index_copy_(2, self.positions[:1], new[:, :, None])
+        attended = torch.ops.aten._scaled_dot_product_flash_attention(queries, *self.cache[layer])[0]
+        return attended.reshape(self.batch, HEADS * HEAD_DIM)
 
 
 class Swell:
@@ -178,9 +195,10 @@ def main():
     encode = lambda part: encoder.encode(part).ids
     with open(text, encoding="utf-8") as file:
         corpus = encode(file.read())
-    kinds = {"SDPA": Sdpa, "Swell": Swell, "Swell, exact": lambda *a: Swell(*a, exact=True)}
+    kinds = {"SDPA": Sdpa, "SDPA, one length": SdpaOneLength, "Swell": Swell,
+             "Swell, exact": lambda *a: Swell(*a, exact=True)}
     for length in lengths:
-        right = {name: {} for name in ("SDPA", "Swell")}
+        right = {name: {} for name in kinds if name != "SDPA, one length"}
         for task in ("needles", "lines", "recall"):
             for seed in SEEDS:
                 context, questions = tasks.make(task, encode, corpus, length, QUESTIONS, seed)
