@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "swell/index.h"
+#include "swell/key_index.h"
 #include "swell/status.h"
 #include "swell/types.h"
 
@@ -42,6 +43,9 @@ struct EngineOptions {
   // in the background (at once when deterministic), to calibrate the predicted error. An audit under way keeps the rows
   // it reads; 0: none.
   int64_t audit_interval = 0;
+  // Builds the index over all keys of a KV head for a kind of FAISS (BuildFaissIndexOfKind of swell/faiss_index.h),
+  // from any thread; empty: sequences of these kinds are refused (kUnimplemented).
+  std::function<Result<std::unique_ptr<KeyIndex>>(IndexKind, const KeyTable&)> faiss;
   // Called for warnings (a background build that failed, ...), from any thread; may be empty. Must not call the engine.
   std::function<void(const std::string&)> log;
 };
@@ -53,8 +57,8 @@ struct BudgetOverride {
   float retrieve_share = 0;  // replaces RetrievalOptions::retrieve_share, (0, 1]
 };
 
-// What attention reads exactly, what it estimates, what it drops. With kGraph and kScan the budget, at most 1 /
-// retrieve_above tokens, buys the best single tokens of the group's query heads in turn, each is taken out of its
+// What attention reads exactly, what it estimates, what it drops. With an index that FindsTokens the budget, at most 1
+// / retrieve_above tokens, buys the best single tokens of the group's query heads in turn, each is taken out of its
 // cluster, and what is left of the clusters is estimated: `unit`, `ranking`, `open_share` and `max_open_tokens` have no
 // say.
 struct RetrievalOptions {
@@ -134,6 +138,7 @@ inline constexpr float kLeastPredictedError = 1e-3F;
 // With IndexKind::kGraph, calls of several positions are where the graph gets its queries from; the first retrieving
 // call of one position after them has it built, in the background unless EngineOptions::deterministic. Without it, and
 // while it lacks more than two segments, answers are those of kWave; sealed tokens that it lacks are read otherwise.
+// FAISS's indexes are built and extended likewise, and need no queries.
 //
 // Attention of the last `n_queries` positions of one layer of one sequence: query i sees the tokens
 // 0 .. length - n_queries + i. n_queries is 1 while decoding, more for a prefill chunk or speculative tokens.
@@ -187,7 +192,7 @@ struct LayerInfo {
   int64_t tokens = 0;
   int64_t sealed_tokens = 0;
   int64_t tail_tokens = 0;   // sinks not included
-  int64_t graph_tokens = 0;  // sealed tokens that the graph of IndexKind::kGraph knows
+  int64_t graph_tokens = 0;  // sealed tokens that the graph knows, or FAISS's index
   bool sealing = false;      // a background build is under way
   std::vector<SegmentInfo> segments;
 };
@@ -241,7 +246,7 @@ class Engine {
   virtual Status Search(int32_t layer, std::span<const SearchItem> items, std::span<Status> statuses) = 0;
   virtual Status Fetch(int32_t layer, std::span<const FetchItem> items, std::span<Status> statuses) = 0;
 
-  // Seals and compacts what is due, builds or extends the graphs of IndexKind::kGraph, and waits for what is under way.
+  // Seals and compacts what is due, builds or extends the indexes over all keys, and waits for what is under way.
   virtual Status WaitSealed(SequenceId sequence) = 0;
 
   virtual Result<LayerInfo> Inspect(SequenceId sequence, int32_t layer) const = 0;

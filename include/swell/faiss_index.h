@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "swell/index.h"
 #include "swell/key_index.h"
 
 namespace swell {
@@ -16,15 +17,19 @@ enum class FaissKind : int32_t {
   kIvfFlat = 0,  // k-means lists of float32 keys
   kIvfSq8 = 1,   // k-means lists of keys in 8 bits a dimension
   kHnsw = 2,     // hierarchical navigable small world graph, float32 keys
+  kFlat = 3,     // every key, float32
 };
 
 struct FaissOptions {
   FaissKind kind = FaissKind::kIvfFlat;
-  int32_t size = 0;  // IVF: lists, 1 to the number of keys; HNSW: neighbours M, 2..128; 0: sqrt(keys), 32
+  int32_t size =
+      0;  // IVF: lists, 1 to the number of keys; HNSW: neighbours M, 2..128; 0: sqrt(keys), 32; flat: not used
 };
 
 // By inner product, with copies of the keys, on the calling thread. SearchEffort::pool is nprobe or efSearch.
 Result<std::unique_ptr<KeyIndex>> BuildFaissIndex(const FaissOptions& options, const KeyTable& keys);
+// For EngineOptions::faiss: with the default size.
+Result<std::unique_ptr<KeyIndex>> BuildFaissIndexOfKind(IndexKind kind, const KeyTable& keys);
 
 }  // namespace swell
 

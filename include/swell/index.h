@@ -22,10 +22,17 @@ enum class IndexKind : int32_t {
   // Clusters that are estimated, and single tokens that are read, found among all keys of a head ...
   kGraph = 2,  // ... by a graph drawn from queries (swell/key_index.h)
   kScan = 3,   // ... by comparing the query with every key: the best tokens there are, to compare others with
+  // ... by FAISS, which EngineOptions::faiss brings: to compare others with
+  kFaissFlat = 4,  // every key
+  kFaissIvf = 5,   // k-means lists, of which a quarter is probed
+  kFaissHnsw = 6,  // hierarchical navigable small world graph
 };
 
+constexpr bool IsFaiss(IndexKind kind) { return kind >= IndexKind::kFaissFlat && kind <= IndexKind::kFaissHnsw; }
+// Whether an index over all keys of a KV head is built behind the sequence, and grows with it.
+constexpr bool HasKeyIndex(IndexKind kind) { return kind == IndexKind::kGraph || IsFaiss(kind); }
 // Whether single tokens are read in the place of whole clusters.
-constexpr bool FindsTokens(IndexKind kind) { return kind == IndexKind::kGraph || kind == IndexKind::kScan; }
+constexpr bool FindsTokens(IndexKind kind) { return kind == IndexKind::kScan || HasKeyIndex(kind); }
 
 struct IndexOptions {
   IndexKind kind = IndexKind::kWave;

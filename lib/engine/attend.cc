@@ -31,10 +31,10 @@ struct Job {
   std::atomic<bool> overflow{false};
 
   int64_t first_position() const { return layer.length - item->n_queries; }
-  // A decoding step that a graph would serve.
+  // A decoding step that an index over all keys would serve.
   bool UsesGraph() const {
     return item->n_queries == 1 && item->mode == AttendMode::kRetrieve &&
-           sequence->config->options.index.kind == IndexKind::kGraph;
+           HasKeyIndex(sequence->config->options.index.kind);
   }
 };
 

@@ -53,10 +53,13 @@ class EngineImpl final : public Engine {
       empty.tail = std::make_shared<const BlockList>();
       sequence->config = std::move(config);
       sequence->layers.assign(static_cast<size_t>(shape().layers), empty);
-      if (options.index.kind == IndexKind::kGraph) {
+      if (IsFaiss(options.index.kind) && !context_.options.faiss) {
+        return Status(StatusCode::kUnimplemented, "index.kind: this engine has no FAISS (EngineOptions::faiss)");
+      }
+      if (HasKeyIndex(options.index.kind)) {
         sequence->graphs = std::make_unique<LayerGraph[]>(sequence->layers.size());
         for (int32_t layer = 0; layer < shape().layers; ++layer) {
-          sequence->graphs[layer].queries = std::make_shared<PrefillQueries>(context_);
+          sequence->graphs[layer] = NoGraphYet(context_, options);
         }
       }
       return context_.sequences.Insert(std::move(sequence));

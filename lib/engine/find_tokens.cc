@@ -1,9 +1,11 @@
 #include "lib/engine/find_tokens.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <new>
+#include <numeric>
 
 #include "lib/engine/key_graph.h"
 #include "swell/key_index.h"
@@ -11,7 +13,7 @@
 namespace swell {
 namespace {
 
-// Segments of sealed tokens that a graph may lack and still be used: they are read whole.
+// Segments of sealed tokens that an index may lack and still be used: they are read whole.
 constexpr int64_t kSegmentsLacking = 2;
 
 // What a search of the graph takes at least, and keys compared for each candidate that is kept at most.
@@ -19,11 +21,20 @@ constexpr int64_t kLeastPool = 128;
 constexpr int64_t kVisitsPerCandidate = 64;
 
 const KeyIndex& FindIndex(const HeadStep& step, const KeyTable& table, std::unique_ptr<KeyIndex>& own) {
-  if (step.sequence->index.kind == IndexKind::kGraph) return step.graph->graph->head(step.head);
+  if (HasKeyIndex(step.sequence->index.kind)) return step.graph->graph->head(step.head);
   auto flat = MakeFlatKeyIndex(table);
   if (!flat.ok()) throw std::bad_alloc();
   own = std::move(flat).value();
   return *own;
+}
+
+SearchEffort EffortOf(IndexKind kind, int64_t tokens, int64_t top_k) {
+  SearchEffort effort;
+  effort.pool = std::max(kLeastPool, top_k + top_k / 4);
+  effort.visits = effort.pool * kVisitsPerCandidate;
+  // Lists are as many as the root of the keys: a quarter of them is probed.
+  if (kind == IndexKind::kFaissIvf) effort.pool = static_cast<int64_t>(std::sqrt(static_cast<double>(tokens))) / 4 + 1;
+  return effort;
 }
 
 }  // namespace
@@ -32,7 +43,7 @@ std::optional<int64_t> TokensKnown(const HeadStep& step) {
   const SequenceOptions& options = *step.sequence;
   const int64_t sealed = step.layer->sealed_end - options.sink_tokens;
   if (options.index.kind == IndexKind::kScan) return sealed;
-  if (options.index.kind != IndexKind::kGraph || step.graph->graph == nullptr) return std::nullopt;
+  if (!HasKeyIndex(options.index.kind) || step.graph->graph == nullptr) return std::nullopt;
   if (sealed - step.graph->tokens > kSegmentsLacking * options.segment_tokens) return std::nullopt;
   return std::min(sealed, step.graph->tokens);  // tokens that it knows may be in the tail again
 }
@@ -41,15 +52,18 @@ std::vector<int64_t> FindTokens(const HeadShape& shape, HeadStep& step) {
   const ClusteredSegment& last = step.segments.back();
   const int64_t origin = step.segments.front().rows.first_token;
   const int64_t known = last.rows.first_token + last.rows.tokens - origin;
+  if (step.budget.tokens >= known) {
+    std::vector<int64_t> all(static_cast<size_t>(known));
+    std::iota(all.begin(), all.end(), origin);
+    return all;
+  }
   std::vector<KeyChunk> chunks;
   const KeyTable table = TableOfKeys(shape, *step.layer, *step.sequence, step.head, known, chunks);
   std::unique_ptr<KeyIndex> own;
   const KeyIndex& index = FindIndex(step, table, own);
   // Heads of a group share tokens, so each brings twice its part.
   const int64_t top_k = std::min({known, step.budget.tokens, 2 * (step.budget.tokens / shape.group + 1)});
-  SearchEffort effort;
-  effort.pool = std::max(kLeastPool, top_k + top_k / 4);
-  effort.visits = effort.pool * kVisitsPerCandidate;
+  const SearchEffort effort = EffortOf(step.sequence->index.kind, known, top_k);
   std::vector<FoundKey> found(static_cast<size_t>(shape.group * top_k));
   // What it may say is that memory was refused.
   if (!index.Search(table, step.queries, shape.group, top_k, effort, found.data(), &step.keys_compared).ok()) {

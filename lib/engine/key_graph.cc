@@ -31,32 +31,31 @@ Source BeginWork(Sequence& sequence, int32_t index) {
   source.graph = sequence.graphs[index];
   const LayerGraph& graph = source.graph;
   const int64_t sealed = source.layer.sealed_end - options.sink_tokens;
-  const bool due = graph.graph == nullptr
-                       ? graph.queries != nullptr && !graph.queries->empty() && sealed >= options.segment_tokens
-                       : sealed > graph.tokens && graph.graph->Claim(graph.tokens, sealed);
+  const bool has_queries = graph.queries == nullptr || !graph.queries->empty();
+  const bool due = graph.graph == nullptr ? !graph.given_up && has_queries && sealed >= options.segment_tokens
+                                          : sealed > graph.tokens && graph.graph->Claim(graph.tokens, sealed);
   if (!due) return source;
   source.tokens = sealed;
   sequence.graphs[index].drawing = true;
   return source;
 }
 
-Status BuildHead(const HeadShape& shape, const SequenceOptions& options, const Source& source, int32_t head,
-                 std::unique_ptr<KeyIndex>& index) {
+Result<std::unique_ptr<KeyIndex>> BuildHead(const Context& context, const SequenceOptions& options,
+                                            const Source& source, int32_t head) {
   std::vector<KeyChunk> chunks;
-  const KeyTable table = TableOfKeys(shape, source.layer, options, head, source.tokens, chunks);
+  const KeyTable table = TableOfKeys(context.head_shape(), source.layer, options, head, source.tokens, chunks);
+  if (IsFaiss(options.index.kind)) return context.options.faiss(options.index.kind, table);
   std::vector<float> queries;
   std::vector<int64_t> visible;
   source.graph.queries->OfHead(head, queries, visible);
   for (int64_t& keys : visible) keys = std::clamp<int64_t>(keys + 1 - options.sink_tokens, 1, source.tokens);
-  auto built = BuildGraphIndex({}, table, {queries.data(), visible.data(), static_cast<int64_t>(visible.size())});
-  if (!built.ok()) return built.status();
-  index = std::move(built).value();
-  return OkStatus();
+  return BuildGraphIndex({}, table, {queries.data(), visible.data(), static_cast<int64_t>(visible.size())});
 }
 
-Status ExtendHead(const HeadShape& shape, const SequenceOptions& options, const Source& source, int32_t head) {
+Status ExtendHead(const Context& context, const SequenceOptions& options, const Source& source, int32_t head) {
   std::vector<KeyChunk> chunks;
-  return source.graph.graph->head(head).Extend(TableOfKeys(shape, source.layer, options, head, source.tokens, chunks));
+  return source.graph.graph->head(head).Extend(
+      TableOfKeys(context.head_shape(), source.layer, options, head, source.tokens, chunks));
 }
 
 // The graph of a layer with its first `source.tokens` sealed tokens; `parallel_for(count, body)` says with which
@@ -64,15 +63,19 @@ Status ExtendHead(const HeadShape& shape, const SequenceOptions& options, const 
 template <typename ParallelFor>
 Result<std::shared_ptr<KeyGraph>> Draw(const Context& context, const SequenceOptions& options, const Source& source,
                                        const ParallelFor& parallel_for) {
-  const HeadShape shape = context.head_shape();
   const auto kv_heads = static_cast<size_t>(context.shape().kv_heads);
   std::vector<std::unique_ptr<KeyIndex>> heads(kv_heads);
   std::vector<Status> statuses(kv_heads);
   parallel_for(context.shape().kv_heads, [&](int64_t i) {
     if (context.closing.load()) return;
     const auto head = static_cast<int32_t>(i);
-    statuses[i] = source.graph.graph == nullptr ? BuildHead(shape, options, source, head, heads[i])
-                                                : ExtendHead(shape, options, source, head);
+    if (source.graph.graph != nullptr) {
+      statuses[i] = ExtendHead(context, options, source, head);
+      return;
+    }
+    auto built = BuildHead(context, options, source, head);
+    if (built.ok()) heads[i] = std::move(built).value();
+    statuses[i] = built.status();
   });
   for (const Status& status : statuses) SWELL_RETURN_IF_ERROR(status);
   if (context.closing.load()) return std::shared_ptr<KeyGraph>();
@@ -105,7 +108,10 @@ void DrawAndPublish(Context& context, Sequence& sequence, int32_t index, const S
   sequence.built.notify_all();
   if (!IsWanted(sequence, index, source)) return;
   LayerGraph& graph = sequence.graphs[index];
-  if (source.graph.graph == nullptr) graph.queries = nullptr;  // a graph that cannot be built is given up
+  if (source.graph.graph == nullptr) {
+    graph.queries = nullptr;
+    graph.given_up = !drawn.ok();
+  }
   if (drawn.ok()) {
     if (*drawn == nullptr) return;
     graph.graph = std::move(drawn).value();
@@ -212,14 +218,19 @@ KeyTable TableOfKeys(const HeadShape& shape, const Layer& layer, const SequenceO
   return table;
 }
 
+LayerGraph NoGraphYet(const Context& context, const SequenceOptions& options) {
+  LayerGraph none;
+  if (options.index.kind == IndexKind::kGraph) none.queries = std::make_shared<PrefillQueries>(context);
+  return none;
+}
+
 void CutGraph(const Context& context, const SequenceOptions& options, int64_t length, LayerGraph& graph) {
   if (graph.graph == nullptr) return;
   const int64_t known = graph.drawing ? graph.graph->claimed() : graph.tokens;
   if (length - options.sink_tokens >= known) return;
   const bool drawing = graph.drawing;  // what is under way finds out by itself
-  graph = {};
+  graph = NoGraphYet(context, options);
   graph.drawing = drawing;
-  graph.queries = std::make_shared<PrefillQueries>(context);
 }
 
 // --- when
@@ -248,6 +259,7 @@ void DrawGraphLater(Context& context, const std::shared_ptr<Sequence>& sequence,
   } catch (const std::exception&) {
     sequence->graphs[index].drawing = false;
     sequence->graphs[index].queries = nullptr;
+    sequence->graphs[index].given_up = true;
     context.counters.builds_failed.fetch_add(1, std::memory_order_relaxed);
   }
 }

@@ -1,5 +1,5 @@
-// The graphs over all sealed keys of a layer, for IndexKind::kGraph: what they are drawn from, when they are drawn and
-// extended.
+// The indexes over all sealed keys of a layer: what they are built from, when they are built and extended. Those of
+// FAISS are held like the graph and called by its name: all but BuildHead is the same.
 //
 // A graph numbers tokens from the first one behind the sinks on. It is drawn once and grows with one of the layers that
 // share it; the others go on with the part that they know (LayerGraph::tokens).
@@ -76,6 +76,9 @@ KeyTable TableOfKeys(const HeadShape& shape, const Layer& layer, const SequenceO
 // locked by the caller.
 void DrawGraphNow(Context& context, Sequence& sequence, int32_t layer);
 void DrawGraphLater(Context& context, const std::shared_ptr<Sequence>& sequence, int32_t layer);
+
+// Of a layer without tokens. Throws std::bad_alloc.
+LayerGraph NoGraphYet(const Context& context, const SequenceOptions& options);
 
 // For a layer that is cut to `length` tokens: lets its graph go when it knows tokens that are gone. Throws
 // std::bad_alloc.

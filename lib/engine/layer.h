@@ -55,12 +55,13 @@ struct Layer {
 class KeyGraph;
 class PrefillQueries;
 
-// What a sequence with IndexKind::kGraph has besides for each layer. A value like Layer.
+// What a sequence whose kind HasKeyIndex has besides for each layer. A value like Layer.
 struct LayerGraph {
   std::shared_ptr<KeyGraph> graph;          // once it is built; forks share it
   int64_t tokens = 0;                       // sealed tokens of this layer that it knows
-  std::shared_ptr<PrefillQueries> queries;  // what a graph is to be drawn from; null when none is
-  bool drawing = false;                     // the graph is being built or extended
+  std::shared_ptr<PrefillQueries> queries;  // what a graph is to be drawn from; null when none is, and for FAISS
+  bool given_up = false;                    // it could not be built
+  bool drawing = false;                     // it is being built or extended
 };
 
 // Appends to `runs` the rows of tokens [begin, end) that are not sealed: of the sinks and of the tail.

@@ -28,7 +28,7 @@ struct Sequence {
   std::mutex mutex;  // guards what follows
   std::condition_variable built;
   std::vector<Layer> layers;
-  std::unique_ptr<LayerGraph[]> graphs;  // [layers]; null unless the index is a graph, and after the release
+  std::unique_ptr<LayerGraph[]> graphs;  // [layers]; null unless the kind HasKeyIndex, and after the release
   int32_t waiting = 0;                   // callers that wait to build with all threads; a background build makes way
   bool released = false;                 // its handle is gone; a build that finds this drops its result
 

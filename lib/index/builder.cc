@@ -24,6 +24,9 @@ Result<std::unique_ptr<const IndexBuilder>> MakeIndexBuilder(const IndexOptions&
     case IndexKind::kWave:
     case IndexKind::kGraph:  // what spans segments is the engine's
     case IndexKind::kScan:
+    case IndexKind::kFaissFlat:
+    case IndexKind::kFaissIvf:
+    case IndexKind::kFaissHnsw:
       return MakeWaveIndexBuilder(options.cluster_tokens, options.iterations);
   }
   return InvalidArgument("IndexOptions::kind is " + std::to_string(static_cast<int32_t>(options.kind)) +

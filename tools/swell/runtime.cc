@@ -10,6 +10,9 @@
 #include <numeric>
 #include <utility>
 
+#ifdef SWELL_FAISS
+#include "swell/faiss_index.h"
+#endif
 #include "tools/model/sampler.h"
 #include "tools/report/file.h"
 #include "tools/report/format.h"
@@ -106,6 +109,9 @@ Result<std::unique_ptr<Runtime>> Runtime::Open(const RuntimeOptions& options, bo
   engine_options.threads = options.threads;
   engine_options.deterministic = deterministic;
   engine_options.audit_interval = options.audit_interval;
+#ifdef SWELL_FAISS
+  engine_options.faiss = BuildFaissIndexOfKind;
+#endif
   Result<std::unique_ptr<Engine>> engine = Engine::Open(engine_options);
   if (!engine.ok()) return engine.status();
   runtime->engine_ = std::move(engine.value());

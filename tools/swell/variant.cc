@@ -30,8 +30,13 @@ bool ReadUnit(const std::string& text, BudgetUnit& unit) {
 }
 
 bool ReadKind(const std::string& text, IndexKind& kind) {
-  static const std::map<std::string, IndexKind> kinds = {
-      {"flat", IndexKind::kFlat}, {"wave", IndexKind::kWave}, {"graph", IndexKind::kGraph}, {"scan", IndexKind::kScan}};
+  static const std::map<std::string, IndexKind> kinds = {{"flat", IndexKind::kFlat},
+                                                         {"wave", IndexKind::kWave},
+                                                         {"graph", IndexKind::kGraph},
+                                                         {"scan", IndexKind::kScan},
+                                                         {"faiss:flat", IndexKind::kFaissFlat},
+                                                         {"faiss:ivf", IndexKind::kFaissIvf},
+                                                         {"faiss:hnsw", IndexKind::kFaissHnsw}};
   const auto found = kinds.find(text);
   if (found != kinds.end()) kind = found->second;
   return found != kinds.end();

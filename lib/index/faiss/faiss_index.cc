@@ -5,6 +5,7 @@
 #include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexScalarQuantizer.h>
 #include <faiss/impl/FaissException.h>
+#include <faiss/impl/IDSelector.h>
 #include <omp.h>
 
 #include <algorithm>
@@ -63,6 +64,10 @@ class FaissIndex final : public KeyIndex {
       hnsw_ = std::make_unique<faiss::IndexHNSWFlat>(head_dim_, options.size, faiss::METRIC_INNER_PRODUCT);
       return;
     }
+    if (kind_ == FaissKind::kFlat) {
+      flat_ = std::make_unique<faiss::IndexFlatIP>(head_dim_);
+      return;
+    }
     coarse_ = std::make_unique<faiss::IndexFlatIP>(head_dim_);
     const auto lists = static_cast<size_t>(options.size);
     if (kind_ == FaissKind::kIvfFlat) {
@@ -90,6 +95,7 @@ class FaissIndex final : public KeyIndex {
     const std::shared_lock lock(mutex_);
     const auto keys = static_cast<size_t>(index()->ntotal);
     const size_t dims = static_cast<size_t>(head_dim_);
+    if (flat_ != nullptr) return keys * dims * sizeof(float);
     if (hnsw_ != nullptr) {
       return keys * dims * sizeof(float) + hnsw_->hnsw.neighbors.size() * sizeof(hnsw_->hnsw.neighbors[0]) +
              hnsw_->hnsw.offsets.size() * sizeof(size_t) + hnsw_->hnsw.levels.size() * sizeof(int);
@@ -113,16 +119,21 @@ class FaissIndex final : public KeyIndex {
                 const SearchEffort& effort, FoundKey* found, int64_t* scanned) const override {
     return GuardFaiss([&]() -> Status {
       const std::shared_lock lock(mutex_);
-      SWELL_RETURN_IF_ERROR(
-          ValidateKeySearch(keys, storage_, head_dim_, index()->ntotal, queries, n_queries, top_k, found));
+      SWELL_RETURN_IF_ERROR(ValidateKeySearch(keys, storage_, head_dim_, 1, queries, n_queries, top_k, found));
       SWELL_RETURN_IF_ERROR(ValidateEffort(effort));
       if (n_queries == 0) return OkStatus();
       std::vector<float> products(static_cast<size_t>(n_queries * top_k));
       std::vector<FaissId> tokens(products.size());
-      const int64_t compared =
-          hnsw_ != nullptr
-              ? SearchHnsw(queries, n_queries, top_k, effort.pool, scanned != nullptr, products.data(), tokens.data())
-              : SearchIvf(queries, n_queries, top_k, effort.pool, products.data(), tokens.data());
+      const faiss::IDSelectorRange known(0, keys.tokens);
+      const Asked asked{queries, n_queries, top_k, keys.tokens < index()->ntotal ? &known : nullptr};
+      int64_t compared = 0;
+      if (flat_ != nullptr) {
+        compared = SearchFlat(asked, products.data(), tokens.data());
+      } else if (hnsw_ != nullptr) {
+        compared = SearchHnsw(asked, effort.pool, scanned != nullptr, products.data(), tokens.data());
+      } else {
+        compared = SearchIvf(asked, effort.pool, products.data(), tokens.data());
+      }
       for (size_t i = 0; i < products.size(); ++i) {
         found[i] =
             tokens[i] < 0 ? FoundKey{-1, -std::numeric_limits<float>::infinity()} : FoundKey{tokens[i], products[i]};
@@ -133,36 +144,52 @@ class FaissIndex final : public KeyIndex {
   }
 
  private:
+  struct Asked {
+    const float* queries;
+    int64_t n_queries;
+    int64_t top_k;
+    const faiss::IDSelector* known;  // null: all keys
+  };
+
   faiss::Index* index() const {
+    if (flat_ != nullptr) return flat_.get();
     return hnsw_ != nullptr ? static_cast<faiss::Index*>(hnsw_.get()) : static_cast<faiss::Index*>(ivf_.get());
   }
 
-  int64_t SearchHnsw(const float* queries, int64_t n_queries, int64_t top_k, int64_t pool, bool count, float* products,
-                     FaissId* tokens) const {
+  int64_t SearchFlat(const Asked& asked, float* products, FaissId* tokens) const {
+    faiss::SearchParameters parameters;
+    parameters.sel = const_cast<faiss::IDSelector*>(asked.known);  // FAISS only reads it
+    flat_->search(asked.n_queries, asked.queries, asked.top_k, products, tokens, &parameters);
+    return asked.n_queries * flat_->ntotal;
+  }
+
+  int64_t SearchHnsw(const Asked& asked, int64_t pool, bool count, float* products, FaissId* tokens) const {
     faiss::SearchParametersHNSW parameters;
-    parameters.efSearch = static_cast<int>(std::max(pool, top_k));
+    parameters.efSearch = static_cast<int>(std::max(pool, asked.top_k));
+    parameters.sel = const_cast<faiss::IDSelector*>(asked.known);
     if (!count) {
-      hnsw_->search(n_queries, queries, top_k, products, tokens, &parameters);
+      hnsw_->search(asked.n_queries, asked.queries, asked.top_k, products, tokens, &parameters);
       return 0;
     }
     const std::lock_guard lock(CountMutex());
     faiss::hnsw_stats.reset();
-    hnsw_->search(n_queries, queries, top_k, products, tokens, &parameters);
-    return n_queries + static_cast<int64_t>(faiss::hnsw_stats.n3);  // the entry point is not in it
+    hnsw_->search(asked.n_queries, asked.queries, asked.top_k, products, tokens, &parameters);
+    return asked.n_queries + static_cast<int64_t>(faiss::hnsw_stats.n3);  // the entry point is not in it
   }
 
   // Compared with: every centroid, and every key of the lists that are probed.
-  int64_t SearchIvf(const float* queries, int64_t n_queries, int64_t top_k, int64_t pool, float* products,
-                    FaissId* tokens) const {
+  int64_t SearchIvf(const Asked& asked, int64_t pool, float* products, FaissId* tokens) const {
     faiss::SearchParametersIVF parameters;
     parameters.nprobe = std::min(static_cast<size_t>(pool), ivf_->nlist);
-    const size_t probes = static_cast<size_t>(n_queries) * parameters.nprobe;
+    parameters.sel = const_cast<faiss::IDSelector*>(asked.known);
+    const size_t probes = static_cast<size_t>(asked.n_queries) * parameters.nprobe;
     std::vector<float> nearness(probes);
     std::vector<FaissId> lists(probes);
-    coarse_->search(n_queries, queries, static_cast<FaissId>(parameters.nprobe), nearness.data(), lists.data());
-    ivf_->search_preassigned(n_queries, queries, top_k, lists.data(), nearness.data(), products, tokens, false,
-                             &parameters);
-    int64_t compared = n_queries * static_cast<int64_t>(ivf_->nlist);
+    coarse_->search(asked.n_queries, asked.queries, static_cast<FaissId>(parameters.nprobe), nearness.data(),
+                    lists.data());
+    ivf_->search_preassigned(asked.n_queries, asked.queries, asked.top_k, lists.data(), nearness.data(), products,
+                             tokens, false, &parameters);
+    int64_t compared = asked.n_queries * static_cast<int64_t>(ivf_->nlist);
     for (const FaissId list : lists) {
       if (list >= 0) compared += static_cast<int64_t>(ivf_->invlists->list_size(static_cast<size_t>(list)));
     }
@@ -173,6 +200,7 @@ class FaissIndex final : public KeyIndex {
   const DType storage_;
   const int32_t head_dim_;
   mutable std::shared_mutex mutex_;
+  std::unique_ptr<faiss::IndexFlatIP> flat_;  // or
   std::unique_ptr<faiss::IndexFlatIP> coarse_;
   std::unique_ptr<faiss::IndexIVF> ivf_;  // or
   std::unique_ptr<faiss::IndexHNSWFlat> hnsw_;
@@ -183,9 +211,11 @@ class FaissIndex final : public KeyIndex {
 Result<std::unique_ptr<KeyIndex>> BuildFaissIndex(const FaissOptions& options, const KeyTable& keys) {
   return GuardFaiss([&]() -> Result<std::unique_ptr<KeyIndex>> {
     SWELL_RETURN_IF_ERROR(ValidateKeyTable(keys, keys.storage, keys.head_dim, 1));
-    SWELL_RETURN_IF_ERROR(CheckOption("kind", static_cast<int64_t>(options.kind), 0, 2));
+    SWELL_RETURN_IF_ERROR(CheckOption("kind", static_cast<int64_t>(options.kind), 0, 3));
     FaissOptions chosen = options;
-    if (options.kind == FaissKind::kHnsw) {
+    if (options.kind == FaissKind::kFlat) {
+      chosen.size = 0;
+    } else if (options.kind == FaissKind::kHnsw) {
       if (options.size == 0) chosen.size = 32;
       SWELL_RETURN_IF_ERROR(CheckOption("size", chosen.size, 2, 128));
     } else {
@@ -199,6 +229,19 @@ Result<std::unique_ptr<KeyIndex>> BuildFaissIndex(const FaissOptions& options, c
     SWELL_RETURN_IF_ERROR(index->Train(*decoded));
     return std::unique_ptr<KeyIndex>(std::move(index));
   });
+}
+
+Result<std::unique_ptr<KeyIndex>> BuildFaissIndexOfKind(IndexKind kind, const KeyTable& keys) {
+  switch (kind) {
+    case IndexKind::kFaissFlat:
+      return BuildFaissIndex({FaissKind::kFlat, 0}, keys);
+    case IndexKind::kFaissIvf:
+      return BuildFaissIndex({FaissKind::kIvfFlat, 0}, keys);
+    case IndexKind::kFaissHnsw:
+      return BuildFaissIndex({FaissKind::kHnsw, 0}, keys);
+    default:
+      return InvalidArgument("kind is none of FAISS");
+  }
 }
 
 }  // namespace swell
