@@ -1,8 +1,9 @@
 """SmolLM2 decoding in PyTorch with Swell as its cache of keys and values, beside PyTorch's own attention.
 
-usage: compare.py BASE.gguf ADAPTER.gguf TOKENIZER.json TEXT [TOKENS ...]
+usage: compare.py BASE.gguf ADAPTER.gguf TOKENIZER.json TEXT [TOKENS ...] [NAME=VALUE[,NAME=VALUE] ...]
 Prints, for each length of the context, tokens per second of whole decode steps in one CUDA graph, and how many
 questions are answered right, every token of the answer, with the question read token by token.
+NAME=VALUE are retrieval options that Swell's preset is changed by, as retrieve_above=0.001: one more row each.
 SDPA: flash attention over the context and plain attention over what came after it, merged by their LSE.
 SDPA, one length: a single flash attention over context and room, what a graph for one length alone would take.
 """
@@ -80,7 +81,7 @@ class SdpaOneLength(Sdpa):
 class Swell:
     """Sequences of an engine. A step's sequences are forks of those that hold the context."""
 
-    def __init__(self, cache, batch, exact=False):
+    def __init__(self, cache, batch, exact=False, **retrieval):
         self.length = cache[0][0].shape[1]
         self.batch = batch
         self.gpu = swell_gpu.Gpu(layers=LAYERS, kv_heads=KV_HEADS, group=GROUP, head_dim=HEAD_DIM,
@@ -92,7 +93,7 @@ class Swell:
             for layer, (keys, values) in enumerate(cache):
                 self.gpu.put(sequence, layer, 0, keys, values)
         self.seconds_to_put = (time.perf_counter() - begin) / batch
-        self.steps = self.gpu.batch(batch, batch * (self.length + 2048), exact)
+        self.steps = self.gpu.batch(batch, batch * (self.length + 2048), exact, **retrieval)
         self.output = torch.empty(batch, HEADS, HEAD_DIM, device="cuda")
         self.positions = torch.full((batch,), self.length, device="cuda")
         self.forks, self.done = [], 0
@@ -189,7 +190,7 @@ class Decoder:
 
 def main():
     base, adapter, tokenizer, text = sys.argv[1:5]
-    lengths = [int(n) for n in sys.argv[5:]] or [32768, 131072]
+    lengths = [int(word) for word in sys.argv[5:] if word.isdigit()] or [32768, 131072]
     model = Model(base, adapter)
     encoder = Tokenizer.from_file(tokenizer)
     encode = lambda part: encoder.encode(part).ids
@@ -197,6 +198,9 @@ def main():
         corpus = encode(file.read())
     kinds = {"SDPA": Sdpa, "SDPA, one length": SdpaOneLength, "Swell": Swell,
              "Swell, exact": lambda *a: Swell(*a, exact=True)}
+    for word in (word for word in sys.argv[5:] if not word.isdigit()):
+        changes = {name: float(value) for name, value in (change.split("=") for change in word.split(","))}
+        kinds[f"Swell, {word}"] = lambda *a, changes=changes: Swell(*a, **changes)
     for length in lengths:
         right = {name: {} for name in kinds if name != "SDPA, one length"}
         for task in ("needles", "lines", "recall"):

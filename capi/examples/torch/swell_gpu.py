@@ -42,8 +42,17 @@ class BatchOptions(_Struct):
                 ("flags", u32), ("reserved", u32)]
 
 
+class RetrievalOptions(_Struct):
+    _fields_ = [("struct_size", u32), ("unit", i32), ("ranking", i32), ("flags", u32), ("retrieve_share", f32),
+                ("estimate_share", f32), ("kappa", f32), ("retrieve_above", f32), ("retrieve_tokens", i64),
+                ("max_retrieve_tokens", i64), ("floor_tokens", i64), ("max_open_tokens", i64), ("open_share", f32),
+                ("reserved_2", u32)]
+
+
 _library = ctypes.CDLL(os.environ.get("SWELL_LIBRARY", "libswell.so.0"))
 for _name, _arguments in [
+        ("preset", [ctypes.c_char_p] + [pointer] * 3),
+        ("retrieval_create", [pointer, pointer, i64, pointer, pointer]),
         ("gpu_open", [pointer] * 3),
         ("gpu_get_stats", [pointer] * 3),
         ("gpu_sequence_create", [pointer] * 3),
@@ -59,6 +68,7 @@ for _name, _arguments in [
 _library.swell_error_message.restype = ctypes.c_char_p
 _library.swell_error_message.argtypes = _library.swell_error_destroy.argtypes = [pointer]
 _library.swell_gpu_close.argtypes = _library.swell_gpu_batch_destroy.argtypes = [pointer]
+_library.swell_retrieval_destroy.argtypes = [pointer]
 
 
 def _call(name, *arguments):
@@ -72,6 +82,16 @@ def _call(name, *arguments):
 
 def _stream():
     return torch.cuda.current_stream().cuda_stream
+
+
+def _retrieval(changes):
+    options = RetrievalOptions()
+    _call("preset", b"swell", None, ctypes.byref(options))
+    for name, value in changes.items():
+        setattr(options, name, value)
+    retrieval = pointer()
+    _call("retrieval_create", ctypes.byref(options), None, 0, ctypes.byref(retrieval))
+    return retrieval
 
 
 class Gpu:
@@ -115,17 +135,20 @@ class Gpu:
         _call("gpu_get_stats", self._handle, ctypes.byref(stats))
         return stats
 
-    def batch(self, sequences, tokens, exact=False):
-        return Batch(self._handle, sequences, tokens, exact)
+    def batch(self, sequences, tokens, exact=False, **retrieval):
+        """`retrieval`: options that differ from those of the preset, as retrieve_above=0.001."""
+        return Batch(self._handle, sequences, tokens, exact, retrieval)
 
 
 class Batch:
     """Sequences that are answered together: at most so many, of so many tokens in all."""
 
-    def __init__(self, gpu, sequences, tokens, exact):
+    def __init__(self, gpu, sequences, tokens, exact, changes):
         self._handle = pointer()
         options = BatchOptions(max_sequences=sequences, max_tokens=tokens, flags=BATCH_EXACT if exact else 0)
-        _call("gpu_batch_create", gpu, ctypes.byref(options), None, ctypes.byref(self._handle))
+        retrieval = _retrieval(changes) if changes else None
+        _call("gpu_batch_create", gpu, ctypes.byref(options), retrieval, ctypes.byref(self._handle))
+        _library.swell_retrieval_destroy(ctypes.byref(retrieval) if changes else None)  # the batch has a copy
 
     def close(self):
         _library.swell_gpu_batch_destroy(ctypes.byref(self._handle))
