@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -15,6 +14,7 @@
 #include <random>
 #include <vector>
 
+#include "bench/retrieved_tokens.h"
 #include "lib/base/arena.h"
 #include "lib/base/convert.h"
 #include "lib/index/wave/aligned.h"
@@ -50,10 +50,6 @@ std::vector<uint16_t> AsFloat16(const std::vector<float>& rows) {
   ConvertFromFloat(rows.data(), static_cast<int64_t>(rows.size()), DType::kFloat16, halves.data());
   return halves;
 }
-
-// What a KV head of a real model retrieves of 128K tokens: the most of four traces (docs/measurements.md, "Caches on
-// real traces"). It hardly grows with the context.
-constexpr double kRetrievedTokens = 640;
 
 // Sequences of one length, kept while benchmarks ask for the same ones.
 class Bench {
@@ -100,7 +96,11 @@ class Bench {
     for (float& x : queries_) x = 2.5F * normal(random);
     output_.resize(queries_.size());
     certificates_.resize(batch * kShape.kv_heads * kShape.group);
-    RetrieveAsOnRealTraces();
+    retrieval_.retrieve_above = bench::ShareAsOnRealTraces([&](float share) {
+      retrieval_.retrieve_above = share;
+      Step(AttendMode::kRetrieve);
+      return TokensRetrieved();
+    });
   }
 
   void Step(AttendMode mode) {
@@ -135,16 +135,6 @@ class Bench {
   double put_seconds() const { return put_seconds_; }
 
  private:
-  // Made-up keys are spread otherwise than real ones: finds the share of the mass above which as much is retrieved.
-  void RetrieveAsOnRealTraces() {
-    float low = 1e-7F, high = 0.9F;
-    for (int i = 0; i < 12; ++i) {
-      retrieval_.retrieve_above = std::sqrt(low * high);
-      Step(AttendMode::kRetrieve);
-      (TokensRetrieved() > kRetrievedTokens ? low : high) = retrieval_.retrieve_above;
-    }
-  }
-
   DType storage_;
   int64_t tokens_;
   double put_seconds_ = 0;

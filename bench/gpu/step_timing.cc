@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bench/gpu/timing.h"
+#include "bench/retrieved_tokens.h"
 #include "cuda/step/decode_step.h"
 
 namespace swell::bench {
@@ -13,9 +14,6 @@ namespace {
 
 constexpr int32_t kTailTokens = 640;  // SequenceOptions: a window and what waits to be sealed
 constexpr int32_t kTailNow = 320;
-// What a KV head of a real model retrieves of 128K tokens: the most of four traces (docs/measurements.md, "Caches on
-// real traces"). It hardly grows with the context.
-constexpr double kRetrievedTokens = 640;
 constexpr int32_t kStepsOfGraph = 16;
 
 template <typename T>
@@ -101,13 +99,10 @@ class Rig {
     return *std::move(step);
   }
 
-  // Made-up keys are spread otherwise than real ones: finds the share of the mass above which a head retrieves as many
-  // tokens as it does of them.
   RetrievalOptions AsOnRealTraces() const {
     RetrievalOptions options;
-    float low = 1e-6F, high = 0.9F;
-    for (int i = 0; i < 10; ++i) {
-      options.retrieve_above = std::sqrt(low * high);
+    options.retrieve_above = ShareAsOnRealTraces([&](float share) {
+      options.retrieve_above = share;
       const auto step = MakeStep(options);
       Check(step->Launch(0, Call(0), nullptr));
       Check(cudaDeviceSynchronize(), "step");
@@ -116,8 +111,8 @@ class Rig {
       for (const int64_t count : Read(step->Args(0).list_tokens, heads)) {
         retrieved += static_cast<double>(count - kTailNow) / static_cast<double>(heads);
       }
-      (retrieved > kRetrievedTokens ? low : high) = options.retrieve_above;
-    }
+      return retrieved;
+    });
     return options;
   }
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <new>
 #include <utility>
 
@@ -210,8 +209,7 @@ Status DecodeStep::AllocateWorkspace() {
                     .by_clusters = retrieval.unit == BudgetUnit::kClusters ? 1 : 0,
                     .by_mass = retrieval.ranking == Ranking::kMass ? 1 : 0,
                     .by_share = retrieval.ranking == Ranking::kShare ? 1 : 0,
-                    .least = retrieval.retrieve_above > 0 ? std::log(retrieval.retrieve_above)
-                                                          : -std::numeric_limits<float>::infinity(),
+                    .least = std::log(retrieval.retrieve_above),
                     .correct = retrieval.correct ? 1 : 0,
                     .two_level = retrieval.open_share < 1 || closes_some ? 1 : 0};
   return OkStatus();

@@ -27,6 +27,9 @@ void ResetState(int64_t rows, int32_t head_dim, PartialState state);
 // into += from (log-sum-exp merge; empty states are neutral).
 void MergeState(int64_t rows, int32_t head_dim, const PartialState& from, PartialState into);
 
+// log_mass[r] = max[r] + log(sum[r]), -inf for a row that saw no token.
+void LogMassOfState(int64_t rows, const PartialState& state, float* log_mass);
+
 // output[r] = out[r] / sum[r], lse[r] = max[r] + log(sum[r]); a row that saw no token gives zeros and -inf.
 // `output` [rows, head_dim]; `lse` [rows] may be null.
 void FinishState(int64_t rows, int32_t head_dim, const PartialState& state, float* output, float* lse);

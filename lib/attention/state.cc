@@ -81,13 +81,17 @@ void MergeState(int64_t rows, int32_t head_dim, const PartialState& from, Partia
   }
 }
 
+void LogMassOfState(int64_t rows, const PartialState& state, float* log_mass) {
+  for (int64_t r = 0; r < rows; ++r) log_mass[r] = state.sum[r] > 0 ? state.max[r] + std::log(state.sum[r]) : kNothing;
+}
+
 void FinishState(int64_t rows, int32_t head_dim, const PartialState& state, float* output, float* lse) {
   for (int64_t r = 0; r < rows; ++r) {
     const float sum = state.sum[r];
     const float factor = sum > 0 ? 1 / sum : 0;
     HWY_DYNAMIC_DISPATCH(Scale)(factor, state.out + r * head_dim, head_dim, output + r * head_dim);
-    if (lse != nullptr) lse[r] = sum > 0 ? state.max[r] + std::log(sum) : kNothing;
   }
+  if (lse != nullptr) LogMassOfState(rows, state, lse);
 }
 
 void ResetErrors(const HeadShape& shape, ErrorState errors) {

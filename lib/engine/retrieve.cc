@@ -131,9 +131,8 @@ void AttendSteady(Context& context, HeadStep& step) {
   AddPieces(shape, step.steady, false, task);
   AddPieces(shape, step.masked, true, task);
   RunTask(context, task);
-  const attention::PartialState state = task.State(0);
   step.log_steady.resize(static_cast<size_t>(shape.group));
-  for (int32_t g = 0; g < shape.group; ++g) step.log_steady[g] = state.max[g] + std::log(state.sum[g]);
+  attention::LogMassOfState(shape.group, task.State(0), step.log_steady.data());
 }
 
 // Ranks a level and chooses its retrieval and estimation zones; clusters of an importance below `least` are not
@@ -195,8 +194,7 @@ void OpenSuperClusters(const HeadShape& shape, HeadStep& step) {
 
 // Chooses the clusters that are read and adds their rows to step.retrieved, neighbours in one run.
 void SelectClusters(const HeadShape& shape, HeadStep& step) {
-  const float above = step.retrieval->retrieve_above;
-  const float least = above > 0 ? std::log(above) : attention::kLeastImportance;
+  const float least = std::log(step.retrieval->retrieve_above);  // of 0: kLeastImportance
   const attention::Retrieved retrieved =
       SelectLevel(shape, step, step.retrieval->unit, step.budget.retrieve, least, step.budget.estimate, step.clusters);
   CountClusters(step.clusters, retrieved, step.budget.estimate, step);

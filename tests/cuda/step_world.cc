@@ -322,7 +322,7 @@ void StepWorld::CheckChoice(const HostSequence& sequence, int32_t kv_head, const
   }
   std::vector<attention::Zone> zones(static_cast<size_t>(entries));
   std::vector<uint32_t> scratch(static_cast<size_t>(entries));
-  const float least = retrieval.retrieve_above > 0 ? std::log(retrieval.retrieve_above) : attention::kLeastImportance;
+  const float least = std::log(retrieval.retrieve_above);  // of 0: kLeastImportance
   const attention::Retrieved expected = attention::SelectClusters(
       entries, importance.data(), sizes.data(), retrieval.unit, budget, least, entries, zones.data(), scratch.data());
   // Where the zones differ, the clusters must be as good as equal to the last that was taken or could be.

@@ -74,9 +74,7 @@ void ReplayedHead::Rank(int64_t step) {
   State state(shape_);
   attention::AttendRuns(shape_, Queries(step), steady, state.partial());
   std::vector<float> log_steady(shape_.group);
-  for (int64_t g = 0; g < shape_.group; ++g) {
-    log_steady[g] = state.partial().max[g] + std::log(state.partial().sum[g]);
-  }
+  attention::LogMassOfState(shape_.group, state.partial(), log_steady.data());
   attention::RankClusters(shape_.group, runs_, scores, retrieval_.ranking, retrieval_.kappa, log_steady.data(),
                           &importance_[step * entries_], sizes_.data(), log_mass_.data());
 }
@@ -147,8 +145,7 @@ std::span<const uint32_t> ReplayedHead::Select(int64_t step, float beta, const s
     importance = preferred_.data();
   }
   const auto budget = static_cast<int64_t>(std::ceil(retrieval_.retrieve_share * static_cast<double>(tokens())));
-  const float above = retrieval_.retrieve_above;
-  const float least = above > 0 ? std::log(above) + beta : attention::kLeastImportance;
+  const float least = std::log(retrieval_.retrieve_above) + beta;  // of 0: kLeastImportance
   attention::SelectClusters(entries_, importance, sizes_.data(), BudgetUnit::kTokens, budget, least, entries_,
                             zones_.data(), scratch_.data());
   selected_.clear();
