@@ -105,7 +105,8 @@ struct ErrorState {
 
 // Adds the estimate of every cluster whose zone is kEstimated to `state` (group rows). `correct` multiplies weights by
 // exp(min(sigma^2/2, 1)). A cluster's mean value is read where its share w_j exp(m - log_mass) is above 2^-12; the
-// others of a tile, together next to nothing, count with the tile's mean value.
+// others of a tile, together next to nothing, count with the tile's mean value. Where the processor multiplies bytes,
+// the weights of mean values count in 16 bits: each within 2^-17 of the largest of the 64 or fewer that are summed.
 // Zones and scores: the entries of `runs`. log_mass as RankClusters gives it for these and any other clusters, so that
 // no logit is above it: the state's maximum is raised to it, and `errors`, in the scale of state.max throughout,
 // rescaled.

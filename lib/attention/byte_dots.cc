@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #if defined(__x86_64__)
-#include <immintrin.h>
+#include "lib/attention/vnni.h"
 #endif
 
 namespace swell::attention {
@@ -35,17 +34,6 @@ QuantizedQueries::QuantizedQueries(int32_t group, int32_t dims, const float* que
 
 namespace {
 
-// (The header's shifts draw false warnings from GCC 12, bug 105593.)
-using Lanes = int32_t __attribute__((vector_size(64)));
-
-#define SWELL_VNNI __attribute__((target("avx512f,avx512bw,avx512vnni")))
-
-SWELL_VNNI inline __m512i Broadcast(const int8_t* quad) {
-  int32_t bytes;
-  std::memcpy(&bytes, quad, sizeof(bytes));
-  return _mm512_set1_epi32(bytes);
-}
-
 // The instruction multiplies unsigned by signed bytes: centroids go in with 128 added, and 128 times the sum of the
 // query is taken off again.
 template <int kTiles, int kQueries>
@@ -66,19 +54,22 @@ SWELL_VNNI void DotBlock(const QuantizedQueries& queries, int32_t head, const in
       _mm_prefetch(reinterpret_cast<const char*>(ahead[t]) + i * kClusterTile, _MM_HINT_T1);
     }
     for (int q = 0; q < kQueries; ++q) {
-      const __m512i upper = Broadcast(high + q * head_dim + i);
-      const __m512i lower = Broadcast(low + q * head_dim + i);
+      const __m512i upper = BroadcastQuad(high + q * head_dim + i);
+      const __m512i lower = BroadcastQuad(low + q * head_dim + i);
       for (int t = 0; t < kTiles; ++t) {
-        highs[q][t] = _mm512_dpbusd_epi32(highs[q][t], centroids[t], upper);
-        lows[q][t] = _mm512_dpbusd_epi32(lows[q][t], centroids[t], lower);
+        highs[q][t] = AddByteProducts(highs[q][t], centroids[t], upper);
+        lows[q][t] = AddByteProducts(lows[q][t], centroids[t], lower);
       }
     }
   }
+  // Unrolled, or GCC keeps the sums in memory.
+#pragma GCC unroll 4
   for (int q = 0; q < kQueries; ++q) {
-    const int32_t correction = 128 * queries.sums[head + q];
+    const __m512i correction = _mm512_set1_epi32(128 * queries.sums[head + q]);
+#pragma GCC unroll 2
     for (int t = 0; t < kTiles; ++t) {
-      const Lanes sum = (reinterpret_cast<Lanes>(highs[q][t]) << 7) + reinterpret_cast<Lanes>(lows[q][t]) - correction;
-      std::memcpy(dots[q][t], &sum, sizeof(sum));
+      const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(highs[q][t], 7), lows[q][t]);
+      _mm512_store_si512(dots[q][t], _mm512_sub_epi32(sum, correction));
     }
   }
 }

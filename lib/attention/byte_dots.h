@@ -1,6 +1,5 @@
-// Products of tiles of int8 centroids with queries in integers, where the processor multiplies bytes (AVX-512 VNNI):
-// Highway 1.0.3 has no such operation, so this is the one kernel with intrinsics of its own. Elsewhere score.cc
-// multiplies floats.
+// Products of tiles of int8 centroids with queries in integers, where the processor multiplies bytes (AVX-512 VNNI).
+// Elsewhere score.cc multiplies floats.
 #ifndef SWELL_LIB_ATTENTION_BYTE_DOTS_H_
 #define SWELL_LIB_ATTENTION_BYTE_DOTS_H_
 
@@ -33,7 +32,7 @@ constexpr int kDotQueries = 4;
 bool HasByteDots();
 
 // dots[q][t][j] = (128 high + low of query head + q) . cluster j of tile t, exactly; n_tiles 1..kDotTiles (64-byte
-// aligned), n_queries 1..kDotQueries. ahead[t] is a tile that will be wanted a few calls later.
+// aligned), n_queries 1..kDotQueries; dots 64-byte aligned. ahead[t] is a tile that will be wanted a few calls later.
 void DotBytes(const QuantizedQueries& queries, int32_t head, int32_t n_queries, const int8_t* const* tiles,
               const int8_t* const* ahead, int32_t n_tiles, int32_t dots[kDotQueries][kDotTiles][kClusterTile]);
 

@@ -1,4 +1,6 @@
 // Estimation zone: clusters answered from their scores, sizes and mean values, with the terms of the predicted error.
+#include "lib/attention/byte_dots.h"
+#include "lib/attention/byte_sums.h"
 #include "lib/attention/run_ahead.h"
 #include "lib/base/simd_targets.h"
 #include "swell/attention.h"
@@ -26,31 +28,43 @@ constexpr float kMostNats = 8;
 
 constexpr int64_t kBlock = kBlockTiles * kClusterTile;
 
-// What up to kBlockTiles tiles of a run are without the queries; zeros behind the last cluster.
+// What up to kBlockTiles tiles, of one run or several, are without the queries; zeros behind the last cluster of a run.
 struct ClusterBlock {
-  int64_t tiles;
+  int64_t tiles = 0;
   alignas(64) float sizes[kBlock];  // 0 unless the cluster is estimated
   alignas(64) float spreads[kBlock];
   alignas(64) float value_scales[kBlock];
   alignas(64) float energies[kBlock];
+  const float* widths[kBlockTiles];  // [group], of the tile's run
+  const int8_t* means[kBlockTiles];  // of the tile's clusters
+  const int8_t* tile_means[kBlockTiles];
+  float tile_scales[kBlockTiles];
 
-  // Clusters `first`, ... of `view`, `count` of which exist; `zones` are theirs.
-  void Load(const ClusterView& view, int64_t first, int64_t count, const Zone* zones) {
+  // Adds the tile that begins with cluster `first` of `view`, of which `count` clusters belong to the run; `zones` are
+  // theirs.
+  void AddTile(const ClusterView& view, int64_t first, int64_t count, const Zone* zones, const float* run_widths,
+               int64_t head_dim) {
     const FloatTag d;
     const hn::RebindToSigned<FloatTag> di;
     const hn::Rebind<uint8_t, FloatTag> d8;
-    tiles = std::min(kBlockTiles, TileEntries(count) / kClusterTile);
     const auto* rows = reinterpret_cast<const int32_t*>(view.first_rows) + first;
-    for (int64_t j = 0; j < tiles * kClusterTile; j += hn::Lanes(d)) {
+    const int64_t to = tiles * kClusterTile;
+    for (int64_t j = 0; j < kClusterTile; j += hn::Lanes(d)) {
       const int64_t left = count - j;
       const auto size = hn::Sub(LoadUpTo(di, rows + j + 1, left, 0), LoadUpTo(di, rows + j, left, 0));
       const auto zone = hn::PromoteTo(di, hn::LoadU(d8, reinterpret_cast<const uint8_t*>(zones) + j));
       const auto estimated = hn::RebindMask(d, hn::Eq(zone, hn::Set(di, static_cast<int32_t>(Zone::kEstimated))));
-      hn::Store(hn::IfThenElseZero(estimated, hn::ConvertTo(d, size)), d, sizes + j);
-      hn::Store(LoadUpTo(view.spreads + first + j, left, 0.0f), d, spreads + j);
-      hn::Store(LoadUpTo(view.value_scales + first + j, left, 0.0f), d, value_scales + j);
-      hn::Store(LoadUpTo(view.value_energies + first + j, left, 0.0f), d, energies + j);
+      hn::Store(hn::IfThenElseZero(estimated, hn::ConvertTo(d, size)), d, sizes + to + j);
+      hn::Store(LoadUpTo(view.spreads + first + j, left, 0.0f), d, spreads + to + j);
+      hn::Store(LoadUpTo(view.value_scales + first + j, left, 0.0f), d, value_scales + to + j);
+      hn::Store(LoadUpTo(view.value_energies + first + j, left, 0.0f), d, energies + to + j);
     }
+    const int64_t tile = first / kClusterTile;
+    widths[tiles] = run_widths;
+    means[tiles] = view.value_means + first * head_dim;
+    tile_means[tiles] = view.tile_means + tile * head_dim;
+    tile_scales[tiles] = view.tile_scales[tile];
+    ++tiles;
   }
 };
 
@@ -114,18 +128,19 @@ class MeanSum {
     }
     alignas(64) int32_t numbers[kClusterTile];
     hn::Store(hn::Compress(hn::Iota(di, 0), hn::RebindMask(di, chosen)), di, numbers);
-    AddRows(means, static_cast<int64_t>(hn::CountTrue(d, chosen)), [&](int64_t i) { return numbers[i]; });
+    const auto count = static_cast<int64_t>(hn::CountTrue(d, chosen));
+    for (int64_t i = 0; i < count; ++i) AddRow(means + numbers[i] * head_dim_);
   }
 
-  // Adds the first `tiles` rows of `means` with coefficients [group, kBlockTiles] times `scales`.
-  HWY_INLINE void AddTiles(const int8_t* means, int64_t tiles, const float* coefficients, const float* scales) {
+  // Adds rows [head_dim] with coefficients [group, kBlockTiles] times `scales`.
+  HWY_INLINE void AddTiles(const int8_t* const* means, int64_t tiles, const float* coefficients, const float* scales) {
     if (count_ + kBlockTiles > kTileTokens) Flush();
     for (int64_t g = 0; g < group_; ++g) {
       for (int64_t tile = 0; tile < tiles; ++tile) {
         weights_[g * kTileTokens + count_ + tile] = coefficients[g * kBlockTiles + tile] * scales[tile];
       }
     }
-    AddRows(means, tiles, [](int64_t i) { return i; });
+    for (int64_t tile = 0; tile < tiles; ++tile) AddRow(means[tile]);
   }
 
   // [group, head_dim]; nothing may be added after it.
@@ -135,18 +150,21 @@ class MeanSum {
   }
 
  private:
-  template <typename NumberOf>
-  HWY_INLINE void AddRows(const int8_t* means, int64_t rows, const NumberOf& number_of) {
-    for (int64_t i = 0; i < rows; ++i) {
-      const int8_t* row = means + number_of(i) * head_dim_;
-      PrefetchRow(row, 0, head_dim_);
-      rows_[count_++] = row;
-    }
+  HWY_INLINE void AddRow(const int8_t* row) {
+    PrefetchRow(row, 0, head_dim_);
+    rows_[count_++] = row;
   }
 
   void Flush() {
-    if (count_ > 0) SumRows<Int8Rows>(rows_, nullptr, count_, weights_, group_, head_dim_, sums_);
+    if (count_ > 0) Sum();
     count_ = 0;
+  }
+
+  void Sum() {
+#if HWY_TARGET == HWY_AVX3
+    if (HasByteDots()) return SumByteRows(rows_, count_, weights_, group_, head_dim_, sums_);
+#endif
+    SumRows<Int8Rows>(rows_, nullptr, count_, weights_, group_, head_dim_, sums_);
   }
 
   const int64_t group_, head_dim_;
@@ -194,27 +212,18 @@ class Estimator {
     }
   }
 
-  // Adds what is estimated of a run; its first entry is `entry`, `widths` [group] are its own.
+  // Adds what is estimated of a run; its first entry is `entry`, behind those of the run before; `widths` [group], its
+  // own, must last until AddTo.
   void Add(const ClusterRun& run, const Zone* zones, int64_t entry, const float* widths) {
-    const FloatTag d;
-    const ClusterView& view = *run.view;
-    const int64_t head_dim = shape_.head_dim;
-    for (int64_t j = 0; j < run.clusters; j += kBlock) {
-      const int64_t first = run.first + j;
-      block_.Load(view, first, run.clusters - j, zones + entry + j);
-      counts_in_error_ = false;
-      for (int64_t g = 0; g < shape_.group; ++g) AddHead(g, entry + j, widths[g]);
-      const int64_t tile = first / kClusterTile;
-      means_.AddTiles(view.tile_means + tile * head_dim, block_.tiles, rest_, view.tile_scales + tile);
-      for (int64_t i = 0; i < block_.tiles * kClusterTile; i += hn::Lanes(d)) {
-        const int8_t* means = view.value_means + (first + i) * head_dim;
-        means_.Add(means, own_ + i);
-        if (counts_in_error_) crosses_.Add(means, own_terms_ + i);
-      }
+    for (int64_t j = 0; j < run.clusters; j += kClusterTile) {
+      block_.AddTile(*run.view, run.first + j, run.clusters - j, zones + entry + j, widths, shape_.head_dim);
+      if (block_.tiles == kBlockTiles) AddBlock(entry + j + kClusterTile);
     }
+    end_ = entry + TileEntries(run.clusters);
   }
 
   void AddTo(PartialState state, ErrorState errors) {
+    AddBlock(end_);
     const float* means = means_.Finish();
     const float* crosses = crosses_.Finish();
     for (int64_t g = 0; g < shape_.group; ++g) {
@@ -232,8 +241,25 @@ class Estimator {
   }
 
  private:
-  // Adds the block's scalar sums for query head `g` and finds the coefficients of mean values.
-  HWY_INLINE void AddHead(int64_t g, int64_t entry, float width) {
+  // Adds the block, whose last entry is before `end`, and empties it.
+  void AddBlock(int64_t end) {
+    const FloatTag d;
+    counts_in_error_ = false;
+    for (int64_t g = 0; g < shape_.group; ++g) AddHead(g, end - block_.tiles * kClusterTile);
+    means_.AddTiles(block_.tile_means, block_.tiles, rest_, block_.tile_scales);
+    for (int64_t tile = 0; tile < block_.tiles; ++tile) {
+      for (int64_t i = 0; i < kClusterTile; i += hn::Lanes(d)) {
+        const int8_t* means = block_.means[tile] + i * shape_.head_dim;
+        means_.Add(means, own_ + tile * kClusterTile + i);
+        if (counts_in_error_) crosses_.Add(means, own_terms_ + tile * kClusterTile + i);
+      }
+    }
+    block_.tiles = 0;
+  }
+
+  // Adds the block's scalar sums for query head `g` and finds the coefficients of mean values. The block's first entry
+  // is `entry`.
+  HWY_INLINE void AddHead(int64_t g, int64_t entry) {
     const FloatTag d;
     const float* logits = scores_.logits + g * scores_.stride + entry;
     const auto max = hn::Set(d, max_[g]), least = hn::Set(d, least_[g]), least_error = hn::Set(d, least_error_[g]);
@@ -241,6 +267,7 @@ class Estimator {
     FloatVec rest[kBlockTiles];
     for (int64_t tile = 0; tile < kBlockTiles; ++tile) rest[tile] = hn::Zero(d);
     for (int64_t tile = 0; tile < block_.tiles; ++tile) {
+      const float width = block_.widths[tile][g];
       for (int64_t j = tile * kClusterTile; j < (tile + 1) * kClusterTile; j += hn::Lanes(d)) {
         const Weights w = Weigh<kCorrect>(block_, j, hn::Sub(hn::LoadU(d, logits + j), max), width);
         sums.mass = hn::Add(sums.mass, w.weight);
@@ -272,6 +299,7 @@ class Estimator {
   alignas(64) float own_[kMaxGroup * kBlock];
   alignas(64) float own_terms_[kMaxGroup * kBlock];
   bool counts_in_error_ = false;
+  int64_t end_ = 0;  // entry behind the last one that was added
   float rest_[kMaxGroup * kBlockTiles];
   MeanSum means_, crosses_;
 };

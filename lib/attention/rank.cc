@@ -15,21 +15,25 @@ namespace swell {
 namespace attention {
 namespace HWY_NAMESPACE {
 
-// Scores of one query head for one run.
-struct HeadScores {
-  const float* logits;   // of the run's first entry
+// What joins the group's scores of one run.
+struct RunScores {
+  const float* logits;  // of the run's first entry, query heads `stride` floats apart
+  int64_t stride;
   const float* spreads;  // of the run's first cluster
   int64_t clusters;
-  float optimism;  // kappa times the width; 0 when the spread does not count
+  float optimism[kMaxGroup];  // kappa times the width; 0 when the spread does not count
 
-  HWY_INLINE FloatVec Logit(int64_t j) const { return hn::LoadU(FloatTag(), logits + j); }
-  // l + kappa sigma; -inf for padding, whose spread may be anything.
-  HWY_INLINE FloatVec Rank(int64_t j) const {
+  // Spreads of clusters j, ...; 0 for padding, which may hold anything.
+  HWY_INLINE FloatVec Spread(int64_t j) const {
     const FloatTag d;
-    const auto spread =
-        hn::IfThenElseZero(hn::FirstN(d, std::max<int64_t>(clusters - j, 0)), hn::LoadU(d, spreads + j));
-    const auto bonus = hn::Min(hn::Mul(hn::Set(d, optimism), spread), hn::Set(d, kLargest));
-    return hn::Min(hn::Add(Logit(j), bonus), hn::Set(d, kLargest));
+    const auto valid = hn::FirstN(d, std::max<int64_t>(clusters - j, 0));
+    return hn::IfThenElseZero(valid, hn::LoadU(d, spreads + j));
+  }
+  // l + kappa sigma of query head `g`; -inf for padding.
+  HWY_INLINE FloatVec Rank(int64_t j, int32_t g, FloatVec spread) const {
+    const FloatTag d;
+    const auto bonus = hn::Min(hn::Mul(hn::Set(d, optimism[g]), spread), hn::Set(d, kLargest));
+    return hn::Min(hn::Add(hn::LoadU(d, logits + g * stride + j), bonus), hn::Set(d, kLargest));
   }
 };
 
@@ -46,12 +50,6 @@ struct RunningSum {
   float Log() const { return sum > 0 ? max + std::log(sum) : -kInfinity; }
 };
 
-// What is summed over all clusters for one query head.
-struct HeadSums {
-  RunningSum mass;   // of sizes x exp(l)
-  RunningSum ranks;  // of exp(rank)
-};
-
 HWY_INLINE void StoreSizes(const ClusterRun& run, uint32_t* sizes) {
   const hn::RebindToUnsigned<FloatTag> du;
   const uint32_t* rows = run.view->first_rows + run.first;
@@ -63,26 +61,36 @@ HWY_INLINE void StoreSizes(const ClusterRun& run, uint32_t* sizes) {
   std::fill(sizes + run.clusters, sizes + TileEntries(run.clusters), 0u);
 }
 
-template <bool kRanks>
-void AddRun(const HeadScores& head, const uint32_t* sizes, HeadSums* sums) {
+// log sum_j sizes[j] exp(logits[j]) over all entries; padding has size 0.
+float LogMass(int64_t entries, const float* logits, const uint32_t* sizes) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
-  auto largest_logit = hn::Set(d, -kLargest), largest_rank = largest_logit;
-  for (int64_t j = 0; j < head.clusters; j += hn::Lanes(d)) {
-    largest_logit = hn::Max(largest_logit, head.Logit(j));
-    if (kRanks) largest_rank = hn::Max(largest_rank, head.Rank(j));
-  }
-  sums->mass.RaiseTo(Largest(largest_logit));
-  if (kRanks) sums->ranks.RaiseTo(Largest(largest_rank));
-  const auto max_logit = hn::Set(d, sums->mass.max), max_rank = hn::Set(d, sums->ranks.max);
-  auto mass = hn::Zero(d), ranks = hn::Zero(d);
-  for (int64_t j = 0; j < head.clusters; j += hn::Lanes(d)) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto largest = hn::Set(d, -kLargest);
+  for (int64_t j = 0; j < entries; j += lanes) largest = hn::Max(largest, hn::LoadU(d, logits + j));
+  const float max = Largest(largest);
+  const auto shift = hn::Set(d, max);
+  auto mass = hn::Zero(d);
+  for (int64_t j = 0; j < entries; j += lanes) {
     const auto size = hn::ConvertTo(d, hn::LoadU(di, reinterpret_cast<const int32_t*>(sizes) + j));
-    mass = hn::MulAdd(ExpOfCluster(hn::Sub(head.Logit(j), max_logit)), size, mass);
-    if (kRanks) ranks = hn::Add(ranks, ExpOfCluster(hn::Sub(head.Rank(j), max_rank)));
+    mass = hn::MulAdd(ExpOfCluster(hn::Sub(hn::LoadU(d, logits + j), shift)), size, mass);
   }
-  sums->mass.sum += Sum(mass);
-  sums->ranks.sum += Sum(ranks);
+  const float sum = Sum(mass);
+  return sum > 0 ? max + std::log(sum) : -kInfinity;
+}
+
+// Adds exp(rank) of one query head for a run.
+void AddRanks(const RunScores& run, int32_t g, RunningSum* sum) {
+  const FloatTag d;
+  auto largest = hn::Set(d, -kLargest);
+  for (int64_t j = 0; j < run.clusters; j += hn::Lanes(d)) largest = hn::Max(largest, run.Rank(j, g, run.Spread(j)));
+  sum->RaiseTo(Largest(largest));
+  const auto max = hn::Set(d, sum->max);
+  auto ranks = hn::Zero(d);
+  for (int64_t j = 0; j < run.clusters; j += hn::Lanes(d)) {
+    ranks = hn::Add(ranks, ExpOfCluster(hn::Sub(run.Rank(j, g, run.Spread(j)), max)));
+  }
+  sum->sum += Sum(ranks);
 }
 
 // log(exp(a) + exp(b)), at least -kLargest, so that differences with it are never NaN.
@@ -93,12 +101,12 @@ float LogOfSum(float a, float b) {
 
 // Joins the heads of one run into `importance`: under kMass the mean of exp(rank - log_sum), else the largest rank -
 // log_sum.
-void JoinRun(const HeadScores* heads, const float* log_sums, Ranking ranking, int32_t group, float* importance) {
+void JoinRun(const RunScores& run, const float* log_sums, Ranking ranking, int32_t group, float* importance) {
   const FloatTag d;
   const auto share = hn::Set(d, 1.0f / static_cast<float>(group));
-  const int64_t clusters = heads[0].clusters;
-  for (int64_t j = 0; j < clusters; j += hn::Lanes(d)) {
-    const auto log_share = [&](int32_t g) HWY_ATTR { return hn::Sub(heads[g].Rank(j), hn::Set(d, log_sums[g])); };
+  for (int64_t j = 0; j < run.clusters; j += hn::Lanes(d)) {
+    const auto spread = run.Spread(j);
+    const auto log_share = [&](int32_t g) HWY_ATTR { return hn::Sub(run.Rank(j, g, spread), hn::Set(d, log_sums[g])); };
     auto joined = log_share(0);
     if (ranking == Ranking::kMass) joined = hn::Mul(Exp(joined), share);
     for (int32_t g = 1; g < group; ++g) {
@@ -106,41 +114,39 @@ void JoinRun(const HeadScores* heads, const float* log_sums, Ranking ranking, in
     }
     hn::StoreU(joined, d, importance + j);
   }
-  std::fill(importance + clusters, importance + TileEntries(clusters), -kInfinity);
+  std::fill(importance + run.clusters, importance + TileEntries(run.clusters), -kInfinity);
 }
 
 void Rank(int32_t group, std::span<const ClusterRun> runs, const ClusterScores& scores, Ranking ranking, float kappa,
           const float* log_steady, float* importance, uint32_t* sizes, float* log_mass) {
   const float optimism = ranking == Ranking::kMass ? 0 : kappa;
-  const auto head_scores = [&](size_t r, int64_t entry, int32_t g) {
-    return HeadScores{scores.logits + g * scores.stride + entry, runs[r].view->spreads + runs[r].first,
-                      runs[r].clusters, optimism * scores.widths[static_cast<int64_t>(r) * group + g]};
+  const auto run_scores = [&](size_t r, int64_t entry) {
+    RunScores run = {scores.logits + entry, scores.stride, runs[r].view->spreads + runs[r].first, runs[r].clusters, {}};
+    const float* widths = scores.widths + static_cast<int64_t>(r) * group;
+    for (int32_t g = 0; g < group; ++g) run.optimism[g] = optimism * widths[g];
+    return run;
   };
-  HeadSums sums[kMaxGroup];
-  int64_t entry = 0;
-  for (size_t r = 0; r < runs.size(); entry += TileEntries(runs[r++].clusters)) {
+  RunningSum ranks[kMaxGroup];
+  int64_t entries = 0;
+  for (size_t r = 0; r < runs.size(); entries += TileEntries(runs[r++].clusters)) {
     AskAhead(runs, r, [](const ClusterRun& run) {
       AskFor(run.view->first_rows + run.first, run.clusters);
       AskFor(run.view->spreads + run.first, run.clusters);
     });
-    StoreSizes(runs[r], sizes + entry);
-    for (int32_t g = 0; g < group; ++g) {
-      const HeadScores head = head_scores(r, entry, g);
-      ranking == Ranking::kShare ? AddRun<false>(head, sizes + entry, &sums[g])
-                                 : AddRun<true>(head, sizes + entry, &sums[g]);
-    }
+    StoreSizes(runs[r], sizes + entries);
+    if (ranking == Ranking::kShare) continue;
+    const RunScores run = run_scores(r, entries);
+    for (int32_t g = 0; g < group; ++g) AddRanks(run, g, &ranks[g]);
   }
   float log_sums[kMaxGroup];
   for (int32_t g = 0; g < group; ++g) {
-    log_mass[g] = sums[g].mass.Log();
+    log_mass[g] = LogMass(entries, scores.logits + g * scores.stride, sizes);
     log_sums[g] =
-        ranking == Ranking::kShare ? LogOfSum(log_mass[g], log_steady[g]) : std::max(sums[g].ranks.Log(), -kLargest);
+        ranking == Ranking::kShare ? LogOfSum(log_mass[g], log_steady[g]) : std::max(ranks[g].Log(), -kLargest);
   }
-  entry = 0;
-  HeadScores heads[kMaxGroup];
+  int64_t entry = 0;
   for (size_t r = 0; r < runs.size(); entry += TileEntries(runs[r++].clusters)) {
-    for (int32_t g = 0; g < group; ++g) heads[g] = head_scores(r, entry, g);
-    JoinRun(heads, log_sums, ranking, group, importance + entry);
+    JoinRun(run_scores(r, entry), log_sums, ranking, group, importance + entry);
   }
 }
 

@@ -21,10 +21,13 @@ void AskFor(const T* elements, int64_t count) {
 }
 
 // To be called before run number `r` is worked on: calls ask(run) for a run that comes soon, whose view was asked for
-// by an earlier call.
+// by an earlier call; before the first run for all that come until then.
 template <typename Ask>
 void AskAhead(std::span<const ClusterRun> runs, size_t r, const Ask& ask) {
   constexpr size_t kRuns = 3;
+  if (r == 0) {
+    for (size_t i = 0; i < kRuns && i < runs.size(); ++i) ask(runs[i]);
+  }
   if (r + 2 * kRuns < runs.size()) AskFor(runs[r + 2 * kRuns].view, 1);
   if (r + kRuns < runs.size()) ask(runs[r + kRuns]);
 }

@@ -9,7 +9,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "lib/attention/simd-inl.h"
+#include "lib/attention/rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace swell {
@@ -27,18 +27,38 @@ struct ViewTerms {
   float widths[kMaxGroup];   // of ClusterScores
 };
 
-void FillTerms(const HeadShape& shape, const float* queries, const ClusterView& view, ViewTerms* terms) {
+// Of query heads head .. head + kHeads - 1; kHeads <= 4.
+template <int kHeads>
+void FillTermsOf(const HeadShape& shape, const float* queries, const ClusterView& view, int64_t head,
+                 ViewTerms* terms) {
   const FloatTag d;
-  for (int64_t g = 0; g < shape.group; ++g) {
-    auto center = hn::Zero(d), variance = hn::Zero(d);
-    for (int64_t i = 0; i < shape.head_dim; i += hn::Lanes(d)) {
-      const auto query = hn::LoadU(d, queries + g * shape.head_dim + i);
-      center = hn::MulAdd(query, hn::LoadU(d, view.center + i), center);
-      variance = hn::MulAdd(hn::Mul(query, query), hn::LoadU(d, view.spread_profile + i), variance);
+  FloatVec centers[4], variances[4];
+  for (int g = 0; g < 4; ++g) centers[g] = variances[g] = hn::Zero(d);
+  for (int64_t i = 0; i < shape.head_dim; i += hn::Lanes(d)) {
+    const auto center = hn::LoadU(d, view.center + i), profile = hn::LoadU(d, view.spread_profile + i);
+    for (int g = 0; g < kHeads; ++g) {
+      const auto query = hn::LoadU(d, queries + (head + g) * shape.head_dim + i);
+      centers[g] = hn::MulAdd(query, center, centers[g]);
+      variances[g] = hn::MulAdd(hn::Mul(query, query), profile, variances[g]);
     }
-    terms->centers[g] = Sum(center);
-    terms->widths[g] = std::min(shape.scale * std::sqrt(Sum(variance)), kLargest);
   }
+  float center_sums[4], variance_sums[4];
+  StoreSums(centers[0], centers[1], centers[2], centers[3], center_sums);
+  StoreSums(variances[0], variances[1], variances[2], variances[3], variance_sums);
+  for (int g = 0; g < kHeads; ++g) {
+    terms->centers[head + g] = center_sums[g];
+    terms->widths[head + g] = std::min(shape.scale * std::sqrt(variance_sums[g]), kLargest);
+  }
+}
+
+void FillTerms(const HeadShape& shape, const float* queries, const ClusterView& view, ViewTerms* terms) {
+  int64_t head = 0;
+  for (; head + 4 <= shape.group; head += 4) FillTermsOf<4>(shape, queries, view, head, terms);
+  if (shape.group - head >= 2) {
+    FillTermsOf<2>(shape, queries, view, head, terms);
+    head += 2;
+  }
+  if (head < shape.group) FillTermsOf<1>(shape, queries, view, head, terms);
 }
 
 // A tile and where its scores go.
