@@ -28,6 +28,9 @@ constexpr float kMostNats = 8;
 
 constexpr int64_t kBlock = kBlockTiles * kClusterTile;
 
+// Tiles between the one that is worked on and the one that is asked for.
+constexpr int64_t kTilesAhead = 16;
+
 // What up to kBlockTiles tiles, of one run or several, are without the queries; zeros behind the last cluster of a run.
 struct ClusterBlock {
   int64_t tiles = 0;
@@ -212,18 +215,16 @@ class Estimator {
     }
   }
 
-  // Adds what is estimated of a run; its first entry is `entry`, behind those of the run before; `widths` [group], its
-  // own, must last until AddTo.
-  void Add(const ClusterRun& run, const Zone* zones, int64_t entry, const float* widths) {
-    for (int64_t j = 0; j < run.clusters; j += kClusterTile) {
-      block_.AddTile(*run.view, run.first + j, run.clusters - j, zones + entry + j, widths, shape_.head_dim);
-      if (block_.tiles == kBlockTiles) AddBlock(entry + j + kClusterTile);
-    }
-    end_ = entry + TileEntries(run.clusters);
+  // Adds what is estimated of the tile that begins with cluster `j` of a run and whose first entry is `entry`, behind
+  // those of the tile before; `zones` are its own, `widths` [group] the run's, which must last until AddTo.
+  void AddTile(const ClusterRun& run, int64_t j, const Zone* zones, int64_t entry, const float* widths) {
+    block_.AddTile(*run.view, run.first + j, run.clusters - j, zones, widths, shape_.head_dim);
+    end_ = entry + kClusterTile;
+    if (block_.tiles == kBlockTiles) AddBlock();
   }
 
   void AddTo(PartialState state, ErrorState errors) {
-    AddBlock(end_);
+    AddBlock();
     const float* means = means_.Finish();
     const float* crosses = crosses_.Finish();
     for (int64_t g = 0; g < shape_.group; ++g) {
@@ -241,11 +242,11 @@ class Estimator {
   }
 
  private:
-  // Adds the block, whose last entry is before `end`, and empties it.
-  void AddBlock(int64_t end) {
+  // Adds the block and empties it.
+  void AddBlock() {
     const FloatTag d;
     counts_in_error_ = false;
-    for (int64_t g = 0; g < shape_.group; ++g) AddHead(g, end - block_.tiles * kClusterTile);
+    for (int64_t g = 0; g < shape_.group; ++g) AddHead(g, end_ - block_.tiles * kClusterTile);
     means_.AddTiles(block_.tile_means, block_.tiles, rest_, block_.tile_scales);
     for (int64_t tile = 0; tile < block_.tiles; ++tile) {
       for (int64_t i = 0; i < kClusterTile; i += hn::Lanes(d)) {
@@ -313,19 +314,26 @@ void EstimateRuns(const HeadShape& shape, std::span<const ClusterRun> runs, cons
   Estimator<kCorrect> estimator(shape, scores, state.max, log_mass);
   int64_t entry = 0;
   const float* widths = scores.widths;
-  for (size_t r = 0; r < runs.size(); ++r) {
-    AskAhead(runs, r, [&](const ClusterRun& run) {
-      const ClusterView& view = *run.view;
-      const int64_t tile = run.first / kClusterTile, tiles = TileEntries(run.clusters) / kClusterTile;
-      AskFor(view.first_rows + run.first, run.clusters);
-      AskFor(view.spreads + run.first, run.clusters);
-      AskFor(view.value_scales + run.first, run.clusters);
-      AskFor(view.value_energies + run.first, run.clusters);
-      AskFor(view.tile_scales + tile, tiles);
-      AskFor(view.tile_means + tile * shape.head_dim, tiles * shape.head_dim);
-    });
-    estimator.Add(runs[r], zones, entry, widths);
-    entry += TileEntries(runs[r].clusters);
+  // Tile by tile, so that what is asked for comes in while others are worked on.
+  TileCursor views(runs, 2 * kTilesAhead), tiles(runs, 0);
+  const auto ask = [&]() HWY_ATTR {
+    const ClusterRun& tile = tiles.Next();
+    const ClusterView& view = *tile.view;
+    AskFor(views.Next().view, 1);
+    AskFor(view.first_rows + tile.first, 1);
+    AskFor(view.spreads + tile.first, 1);
+    AskFor(view.value_scales + tile.first, 1);
+    AskFor(view.value_energies + tile.first, 1);
+    AskFor(view.tile_scales + tile.first / kClusterTile, 1);
+    AskFor(view.tile_means + tile.first / kClusterTile * shape.head_dim, shape.head_dim);
+  };
+  for (int64_t i = 0; i < kTilesAhead; ++i) ask();
+  for (const ClusterRun& run : runs) {
+    for (int64_t j = 0; j < run.clusters; j += kClusterTile) {
+      ask();
+      estimator.AddTile(run, j, zones + entry, entry, widths);
+      entry += kClusterTile;
+    }
     widths += shape.group;
   }
   estimator.AddTo(state, errors);

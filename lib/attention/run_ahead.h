@@ -32,6 +32,39 @@ void AskAhead(std::span<const ClusterRun> runs, size_t r, const Ask& ask) {
   if (r + kRuns < runs.size()) ask(runs[r + kRuns]);
 }
 
+// Walks the tiles of runs.
+class TileCursor {
+ public:
+  // `skip`: tiles that are passed over at the start.
+  TileCursor(std::span<const ClusterRun> runs, int64_t skip) : runs_(runs) {
+    SkipEmpty();
+    for (int64_t i = 0; i < skip; ++i) Next();
+  }
+
+  // The next tile, as a run; the last one when there are no more, and none of a null view when there never was one.
+  const ClusterRun& Next() {
+    if (run_ < runs_.size()) {
+      latest_ = {runs_[run_].view, runs_[run_].first + cluster_, kClusterTile};
+      cluster_ += kClusterTile;
+      SkipEmpty();
+    }
+    return latest_;
+  }
+
+ private:
+  void SkipEmpty() {
+    while (run_ < runs_.size() && cluster_ >= runs_[run_].clusters) {
+      ++run_;
+      cluster_ = 0;
+    }
+  }
+
+  std::span<const ClusterRun> runs_;
+  size_t run_ = 0;
+  int64_t cluster_ = 0;
+  ClusterRun latest_;
+};
+
 }  // namespace swell::attention
 
 #endif  // SWELL_LIB_ATTENTION_RUN_AHEAD_H_

@@ -77,36 +77,6 @@ struct Tile {
 // forgets it at the end of a view.
 constexpr int kTilesAhead = 4;
 
-// Walks the tiles of runs.
-class TileCursor {
- public:
-  TileCursor(std::span<const ClusterRun> runs, int64_t head_dim) : runs_(runs), head_dim_(head_dim) { SkipEmpty(); }
-
-  // Centroids of the next tile; of the last one when there are no more.
-  const int8_t* Next() {
-    if (run_ < runs_.size()) {
-      latest_ = runs_[run_].view->centroids + (runs_[run_].first + cluster_) * head_dim_;
-      cluster_ += kClusterTile;
-      SkipEmpty();
-    }
-    return latest_;
-  }
-
- private:
-  void SkipEmpty() {
-    while (run_ < runs_.size() && cluster_ >= runs_[run_].clusters) {
-      ++run_;
-      cluster_ = 0;
-    }
-  }
-
-  std::span<const ClusterRun> runs_;
-  int64_t head_dim_;
-  size_t run_ = 0;
-  int64_t cluster_ = 0;
-  const int8_t* latest_ = nullptr;
-};
-
 // Writes the products of one query head with part `part` of a tile's centroids as logits.
 HWY_INLINE void StoreLogits(const HeadShape& shape, const Tile& tile, int part, int64_t head, FloatVec products,
                             const ClusterScores& scores) {
@@ -198,8 +168,7 @@ void ForEachBlock(const HeadShape& shape, const float* queries, std::span<const 
     if (tiles > 0) score(waiting, tiles);
     tiles = 0;
   };
-  TileCursor ahead(runs, shape.head_dim);
-  for (int i = 0; i < kTilesAhead; ++i) ahead.Next();
+  TileCursor cursor(runs, kTilesAhead);
   int64_t to = 0;
   float* widths = scores.widths;
   for (size_t r = 0; r < runs.size(); ++r) {
@@ -217,7 +186,9 @@ void ForEachBlock(const HeadShape& shape, const float* queries, std::span<const 
     widths = std::copy_n(terms.widths, shape.group, widths);
     for (int64_t j = 0; j < run.clusters; j += kClusterTile, to += kClusterTile) {
       const int64_t clusters = std::min<int64_t>(kClusterTile, run.clusters - j);
-      waiting[tiles++] = {view, run.first + j, clusters, to, &terms, ahead.Next()};
+      const ClusterRun& ahead = cursor.Next();
+      waiting[tiles++] = {view, run.first + j, clusters,
+                          to,   &terms,        ahead.view->centroids + ahead.first * shape.head_dim};
       if (tiles == kTiles) flush();
     }
   }
