@@ -28,9 +28,6 @@ constexpr float kMostNats = 8;
 
 constexpr int64_t kBlock = kBlockTiles * kClusterTile;
 
-// Tiles between the one that is worked on and the one that is asked for.
-constexpr int64_t kTilesAhead = 16;
-
 // What up to kBlockTiles tiles, of one run or several, are without the queries; zeros behind the last cluster of a run.
 struct ClusterBlock {
   int64_t tiles = 0;
@@ -314,23 +311,18 @@ void EstimateRuns(const HeadShape& shape, std::span<const ClusterRun> runs, cons
   Estimator<kCorrect> estimator(shape, scores, state.max, log_mass);
   int64_t entry = 0;
   const float* widths = scores.widths;
-  // Tile by tile, so that what is asked for comes in while others are worked on.
-  TileCursor views(runs, 2 * kTilesAhead), tiles(runs, 0);
-  const auto ask = [&]() HWY_ATTR {
-    const ClusterRun& tile = tiles.Next();
+  TilesAhead ahead(runs, [&](const ClusterRun& tile) {
     const ClusterView& view = *tile.view;
-    AskFor(views.Next().view, 1);
-    AskFor(view.first_rows + tile.first, 1);
-    AskFor(view.spreads + tile.first, 1);
-    AskFor(view.value_scales + tile.first, 1);
-    AskFor(view.value_energies + tile.first, 1);
+    AskFor(view.first_rows + tile.first, kClusterTile);
+    AskFor(view.spreads + tile.first, kClusterTile);
+    AskFor(view.value_scales + tile.first, kClusterTile);
+    AskFor(view.value_energies + tile.first, kClusterTile);
     AskFor(view.tile_scales + tile.first / kClusterTile, 1);
     AskFor(view.tile_means + tile.first / kClusterTile * shape.head_dim, shape.head_dim);
-  };
-  for (int64_t i = 0; i < kTilesAhead; ++i) ask();
+  });
   for (const ClusterRun& run : runs) {
     for (int64_t j = 0; j < run.clusters; j += kClusterTile) {
-      ask();
+      ahead.Advance();
       estimator.AddTile(run, j, zones + entry, entry, widths);
       entry += kClusterTile;
     }

@@ -127,12 +127,13 @@ void Rank(int32_t group, std::span<const ClusterRun> runs, const ClusterScores& 
     return run;
   };
   RunningSum ranks[kMaxGroup];
+  TilesAhead ahead(runs, [](const ClusterRun& tile) {
+    AskFor(tile.view->first_rows + tile.first, kClusterTile);
+    AskFor(tile.view->spreads + tile.first, kClusterTile);
+  });
   int64_t entries = 0;
   for (size_t r = 0; r < runs.size(); entries += TileEntries(runs[r++].clusters)) {
-    AskAhead(runs, r, [](const ClusterRun& run) {
-      AskFor(run.view->first_rows + run.first, run.clusters);
-      AskFor(run.view->spreads + run.first, run.clusters);
-    });
+    for (int64_t j = 0; j < runs[r].clusters; j += kClusterTile) ahead.Advance();
     StoreSizes(runs[r], sizes + entries);
     if (ranking == Ranking::kShare) continue;
     const RunScores run = run_scores(r, entries);

@@ -1,11 +1,12 @@
-// Asks for the small arrays of runs that come later. They lie apart for every segment, a few cache lines each, which no
-// hardware sees coming: without this, the kernels of a context of many segments mostly wait.
+// Asks for the small arrays of tiles that come later. They lie apart for every segment, a few cache lines each, which
+// no hardware sees coming: without this, the kernels of a context of many segments mostly wait.
 #ifndef SWELL_LIB_ATTENTION_RUN_AHEAD_H_
 #define SWELL_LIB_ATTENTION_RUN_AHEAD_H_
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 
 #include "swell/types.h"
 
@@ -18,18 +19,6 @@ void AskFor(const T* elements, int64_t count) {
   for (int64_t byte = 0; byte < count * static_cast<int64_t>(sizeof(T)); byte += 64) {
     __builtin_prefetch(at + byte, 0, 2);
   }
-}
-
-// To be called before run number `r` is worked on: calls ask(run) for a run that comes soon, whose view was asked for
-// by an earlier call; before the first run for all that come until then.
-template <typename Ask>
-void AskAhead(std::span<const ClusterRun> runs, size_t r, const Ask& ask) {
-  constexpr size_t kRuns = 3;
-  if (r == 0) {
-    for (size_t i = 0; i < kRuns && i < runs.size(); ++i) ask(runs[i]);
-  }
-  if (r + 2 * kRuns < runs.size()) AskFor(runs[r + 2 * kRuns].view, 1);
-  if (r + kRuns < runs.size()) ask(runs[r + kRuns]);
 }
 
 // Walks the tiles of runs.
@@ -63,6 +52,30 @@ class TileCursor {
   size_t run_ = 0;
   int64_t cluster_ = 0;
   ClusterRun latest_;
+};
+
+// Calls ask(tile), a ClusterRun, for tiles some ahead of the one that is worked on, one at a time, so that what is
+// asked for comes in while others are worked on. Their views were asked for before.
+template <typename Ask>
+class TilesAhead {
+ public:
+  // Asks for the first tiles.
+  TilesAhead(std::span<const ClusterRun> runs, Ask ask)
+      : views_(runs, 2 * kTiles), tiles_(runs, 0), ask_(std::move(ask)) {
+    for (int64_t i = 0; i < kTiles; ++i) Advance();
+  }
+  // To be called once for every tile that is worked on.
+  void Advance() {
+    AskFor(views_.Next().view, 1);
+    const ClusterRun& tile = tiles_.Next();
+    if (tile.view != nullptr) ask_(tile);
+  }
+
+ private:
+  static constexpr int64_t kTiles = 16;
+
+  TileCursor views_, tiles_;
+  Ask ask_;
 };
 
 }  // namespace swell::attention

@@ -1,4 +1,6 @@
 // Scores of clusters: one lane is one cluster; four dimensions of a tile are one vector of bytes.
+#include <utility>
+
 #include "lib/attention/byte_dots.h"
 #include "lib/attention/run_ahead.h"
 #include "lib/base/simd_targets.h"
@@ -64,11 +66,11 @@ void FillTerms(const HeadShape& shape, const float* queries, const ClusterView& 
 // A tile and where its scores go.
 struct Tile {
   const ClusterView* view = nullptr;
-  int64_t first = 0;     // cluster
-  int64_t clusters = 0;  // without padding
-  int64_t to = 0;        // entry of the scores
-  const ViewTerms* terms = nullptr;
+  int64_t first = 0;              // cluster
+  int64_t clusters = 0;           // without padding
+  int64_t to = 0;                 // entry of the scores
   const int8_t* ahead = nullptr;  // centroids of the tile kTilesAhead later
+  float centers[kMaxGroup];       // ViewTerms' of its view; tiles of several views wait together
 
   const int8_t* Centroids(int64_t head_dim) const { return view->centroids + first * head_dim; }
 };
@@ -82,7 +84,7 @@ HWY_INLINE void StoreLogits(const HeadShape& shape, const Tile& tile, int part, 
                             const ClusterScores& scores) {
   const FloatTag d;
   const int64_t j = part * hn::Lanes(d);
-  const auto center = hn::Set(d, tile.terms->centers[head]);
+  const auto center = hn::Set(d, tile.centers[head]);
   const auto dot = hn::MulAdd(hn::LoadU(d, tile.view->centroid_scales + tile.first + j), products, center);
   const auto logit = ClampLogit(hn::Mul(hn::Set(d, shape.scale), dot));
   const auto valid = hn::FirstN(d, std::max<int64_t>(tile.clusters - j, 0));
@@ -168,27 +170,29 @@ void ForEachBlock(const HeadShape& shape, const float* queries, std::span<const 
     if (tiles > 0) score(waiting, tiles);
     tiles = 0;
   };
+  const ClusterView* asked = nullptr;
+  TilesAhead ahead(runs, [&](const ClusterRun& tile) {
+    AskFor(tile.view->centroid_scales + tile.first, kClusterTile);
+    if (std::exchange(asked, tile.view) == tile.view) return;
+    AskFor(tile.view->center, shape.head_dim);
+    AskFor(tile.view->spread_profile, shape.head_dim);
+  });
   TileCursor cursor(runs, kTilesAhead);
   int64_t to = 0;
   float* widths = scores.widths;
-  for (size_t r = 0; r < runs.size(); ++r) {
-    const ClusterRun& run = runs[r];
-    AskAhead(runs, r, [&](const ClusterRun& later) {
-      AskFor(later.view->center, shape.head_dim);
-      AskFor(later.view->spread_profile, shape.head_dim);
-      AskFor(later.view->centroid_scales + later.first, later.clusters);
-    });
+  for (const ClusterRun& run : runs) {
     if (run.view != view) {
-      flush();
       view = run.view;
       FillTerms(shape, queries, *view, &terms);
     }
     widths = std::copy_n(terms.widths, shape.group, widths);
     for (int64_t j = 0; j < run.clusters; j += kClusterTile, to += kClusterTile) {
+      ahead.Advance();
       const int64_t clusters = std::min<int64_t>(kClusterTile, run.clusters - j);
-      const ClusterRun& ahead = cursor.Next();
-      waiting[tiles++] = {view, run.first + j, clusters,
-                          to,   &terms,        ahead.view->centroids + ahead.first * shape.head_dim};
+      const ClusterRun& later = cursor.Next();
+      Tile& tile = waiting[tiles++];
+      tile = {view, run.first + j, clusters, to, later.view->centroids + later.first * shape.head_dim, {}};
+      std::copy_n(terms.centers, shape.group, tile.centers);
       if (tiles == kTiles) flush();
     }
   }
