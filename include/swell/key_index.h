@@ -70,7 +70,7 @@ Result<std::unique_ptr<KeyIndex>> MakeFlatKeyIndex(const KeyTable& keys);
 
 // Graph over keys that is drawn from queries (RetrievalAttention, arXiv 2409.10516; docs/architecture.md says how).
 struct GraphOptions {
-  int32_t degree = 32;          // most neighbours of a key, 8..256; 4 bytes each
+  int32_t degree = 30;          // most neighbours of a key, 8..256; 4 bytes each
   int32_t list_keys = 100;      // best keys of a sampled query that are linked, 4..1024
   int32_t reach = 12;           // two keys are candidates when their ranks in a list differ by this much at most, 1..64
   int32_t entry_queries = 64;   // sampled queries that a search is compared with first, 1..1024

@@ -13,7 +13,7 @@ namespace {
 
 // Queries of a KV head's group that are kept for its graph: until it is built they take
 // 4 * kSampledQueries * head_dim bytes a head.
-constexpr int64_t kSampledQueries = 8192;
+constexpr int64_t kSampledQueries = 16384;
 
 // A layer and its graph as they were when work on them began.
 struct Source {

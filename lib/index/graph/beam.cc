@@ -1,7 +1,6 @@
 #include "lib/index/graph/beam.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "lib/index/keys/products.h"
 
@@ -10,6 +9,10 @@ namespace {
 
 // Keys that are compared together: their rows are asked for before the first one is read.
 constexpr size_t kBatchKeys = 64;
+
+void Prefetch(std::span<const Slot> slots) {
+  for (size_t i = 0; i < slots.size(); i += 64 / sizeof(Slot)) __builtin_prefetch(&slots[i]);
+}
 
 }  // namespace
 
@@ -20,8 +23,6 @@ Beam::Beam(const KeyTable& table, const Adjacency& adjacency, int64_t pool, int6
       adjacency_(adjacency),
       pool_size_(static_cast<size_t>(pool)),
       visits_(visits) {
-  marks_.resize(std::bit_ceil(static_cast<uint64_t>(visits) * 2));
-  mask_ = marks_.size() - 1;
   pool_.reserve(pool_size_ + 1);
   neighbours_.reserve(kMaxDegree);
   batch_.reserve(kBatchKeys);
@@ -36,21 +37,19 @@ void Beam::Start(const float* query, Measure measure, int64_t keys) {
   visited_ = 0;
   next_ = 0;
   pool_.clear();
-  ++search_;
+  marks_.assign(static_cast<size_t>(keys + 63) / 64, 0);
 }
 
 bool Beam::Mark(uint32_t key) {
-  const uint64_t mark = search_ << 32 | key;
-  for (uint64_t at = key * 0x9E3779B1U & mask_;; at = (at + 1) & mask_) {
-    if (marks_[at] == mark) return false;
-    if (marks_[at] >> 32 == search_) continue;
-    marks_[at] = mark;
-    return true;
-  }
+  uint64_t& marks = marks_[key / 64];
+  const uint64_t mark = uint64_t{1} << key % 64;
+  const bool seen = (marks & mark) != 0;
+  marks |= mark;
+  return !seen;
 }
 
 void Beam::Offer(float score, uint32_t key) {
-  const Candidate candidate{score, key, false};
+  const Candidate candidate(score, key);
   if (pool_.size() == pool_size_) {
     if (!(candidate < pool_.back())) return;
     pool_.pop_back();
@@ -87,10 +86,11 @@ void Beam::Visit(std::span<const uint32_t> keys) {
 void Beam::Run() {
   while (next_ < pool_.size() && visited_ < visits_) {
     Candidate& candidate = pool_[next_++];
-    if (candidate.expanded) continue;
-    candidate.expanded = true;
+    if (candidate.expanded()) continue;
+    candidate.set_expanded();
+    if (next_ < pool_.size()) Prefetch(adjacency_.Slots(pool_[next_].key()));
     neighbours_.clear();
-    for (const Slot& slot : adjacency_.Slots(candidate.key)) {
+    for (const Slot& slot : adjacency_.Slots(candidate.key())) {
       const uint32_t key = slot.load(std::memory_order_acquire);
       if (key < keys_) neighbours_.push_back(key);
     }

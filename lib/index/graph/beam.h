@@ -2,6 +2,7 @@
 #ifndef SWELL_LIB_INDEX_GRAPH_BEAM_H_
 #define SWELL_LIB_INDEX_GRAPH_BEAM_H_
 
+#include <bit>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -12,13 +13,31 @@
 
 namespace swell::graph {
 
-struct Candidate {
-  float score = 0;  // larger is better
-  uint32_t key = kNoKey;
-  bool expanded = false;
+// A key that was compared, in one word, whose order is theirs: higher score first, then the earlier key. Keys have 31
+// bits; scores are not NaN.
+class Candidate {
+ public:
+  Candidate(float score, uint32_t key) : word_(uint64_t{~Ascending(score)} << 32 | uint64_t{key} << 1) {}
 
-  // Higher score first, then the earlier key.
-  bool operator<(const Candidate& other) const { return score != other.score ? score > other.score : key < other.key; }
+  float score() const {
+    const auto ascending = ~static_cast<uint32_t>(word_ >> 32);
+    return std::bit_cast<float>(ascending >> 31 != 0 ? ascending ^ kSign : ~ascending);
+  }
+  uint32_t key() const { return static_cast<uint32_t>(word_) >> 1; }
+  bool expanded() const { return (word_ & 1) != 0; }
+  void set_expanded() { word_ |= 1; }
+  bool operator<(const Candidate& other) const { return word_ < other.word_; }
+
+ private:
+  static constexpr uint32_t kSign = 0x80000000U;
+
+  // Bits that are ordered as the numbers are.
+  static uint32_t Ascending(float score) {
+    const auto bits = std::bit_cast<uint32_t>(score + 0.0F);  // one zero
+    return (bits & kSign) != 0 ? ~bits : bits | kSign;
+  }
+
+  uint64_t word_;
 };
 
 // What a score is besides the product of query and key.
@@ -33,7 +52,7 @@ class Beam {
   // `pool` and `visits` 1 or more, up to 2^24. Throws std::bad_alloc.
   Beam(const KeyTable& table, const Adjacency& adjacency, int64_t pool, int64_t visits);
 
-  // Begins a search among keys 0 .. keys.
+  // Begins a search among keys 0 .. keys. Throws std::bad_alloc.
   void Start(const float* query, Measure measure, int64_t keys);
   // Compares the query with keys that it was not compared with yet, as far as `visits` allows.
   void Visit(std::span<const uint32_t> keys);
@@ -58,11 +77,9 @@ class Beam {
   Measure measure_ = Measure::kProduct;
   int64_t keys_ = 0;
   int64_t visited_ = 0;
-  size_t next_ = 0;              // candidates before it are expanded
-  std::vector<Candidate> pool_;  // sorted
-  std::vector<uint64_t> marks_;  // hash table: search number in the upper half, key in the lower
-  uint64_t search_ = 0;
-  uint64_t mask_ = 0;
+  size_t next_ = 0;                   // candidates before it are expanded
+  std::vector<Candidate> pool_;       // sorted
+  std::vector<uint64_t> marks_;       // a bit of each key
   std::vector<uint32_t> neighbours_;  // of the key that is expanded
   std::vector<uint32_t> batch_;       // keys to compare with
   std::vector<KeyRow> batch_rows_;

@@ -177,9 +177,9 @@ void GraphIndex::Attach(Beam& beam, const KeyRows& rows, uint32_t key, const flo
   Places place_of{places, {}, head_dim_};
   std::vector<Near> near;
   for (const Candidate& candidate : beam.found()) {
-    if (candidate.key == key) continue;
-    if (places == nullptr) place_of.computed.emplace_back(candidate.key, PlaceOf(rows, candidate.key));
-    near.push_back({0, candidate.key});
+    if (candidate.key() == key) continue;
+    if (places == nullptr) place_of.computed.emplace_back(candidate.key(), PlaceOf(rows, candidate.key()));
+    near.push_back({0, candidate.key()});
   }
   std::sort(place_of.computed.begin(), place_of.computed.end());
   for (Near& candidate : near) candidate.distance = SquaredDistance(head_dim_, place, place_of(candidate.key));
@@ -197,7 +197,7 @@ void GraphIndex::Attach(Beam& beam, const KeyRows& rows, uint32_t key, const flo
 // Links the nearest candidate that has a free adoption slot with `key`; when none has, any key that has.
 void GraphIndex::Adopt(std::span<const Candidate> candidates, uint32_t key) {
   for (const Candidate& candidate : candidates) {
-    if (candidate.key != key && IsReached(candidate.key) && adjacency_.Link(candidate.key, key, true)) return;
+    if (candidate.key() != key && IsReached(candidate.key()) && adjacency_.Link(candidate.key(), key, true)) return;
   }
   const auto end = reached_.empty() ? key : static_cast<uint32_t>(reached_.size());
   for (uint32_t adopter = adopter_; adopter < end; ++adopter) {
@@ -262,7 +262,7 @@ Status GraphIndex::Search(const KeyTable& keys, const float* queries, int64_t n_
     const std::span<const Candidate> best = beam.found();
     for (int64_t k = 0; k < top_k; ++k) {
       found[q * top_k + k] = k < static_cast<int64_t>(best.size())
-                                 ? FoundKey{best[k].key, best[k].score}
+                                 ? FoundKey{best[k].key(), best[k].score()}
                                  : FoundKey{-1, -std::numeric_limits<float>::infinity()};
     }
   }

@@ -32,10 +32,14 @@ class Best {
   }
 
   void Offer(const float* products, int64_t count, uint32_t first_key) {
-    for (int64_t i = 0; i < count; ++i) {
-      if (!(products[i] > threshold_)) continue;
-      kept_.push_back({products[i], first_key + static_cast<uint32_t>(i)});
-      if (kept_.size() == 2 * width_) Shrink();
+    for (int64_t begin = 0; begin < count; begin += kStrip) {
+      const int64_t end = std::min(begin + kStrip, count);
+      if (!AnyAbove(products + begin, end - begin)) continue;
+      for (int64_t i = begin; i < end; ++i) {
+        if (!(products[i] > threshold_)) continue;
+        kept_.push_back({products[i], first_key + static_cast<uint32_t>(i)});
+        if (kept_.size() == 2 * width_) Shrink();
+      }
     }
   }
 
@@ -47,6 +51,15 @@ class Best {
   }
 
  private:
+  // Products that are looked at together: few of a stream are among the best, and this loop has no branch.
+  static constexpr int64_t kStrip = 32;
+
+  bool AnyAbove(const float* products, int64_t count) const {
+    int32_t above = 0;
+    for (int64_t i = 0; i < count; ++i) above |= products[i] > threshold_ ? 1 : 0;
+    return above != 0;
+  }
+
   void Shrink() {
     std::nth_element(kept_.begin(), kept_.begin() + static_cast<int64_t>(width_) - 1, kept_.end());
     threshold_ = kept_[width_ - 1].product;  // an equal one that comes later has a larger number: it would lose

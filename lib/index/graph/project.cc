@@ -32,10 +32,11 @@ Occurrences FindOccurrences(const KeyLists& lists, int64_t tokens) {
   return found;
 }
 
-// Keys that stand near `key` in a list, sorted, without repeats.
+// Keys that stand near `key` in a list, without repeats. seen[k] is the last key that k was a neighbour of.
 void CollectNeighbours(const KeyLists& lists, std::span<const uint32_t> places, int64_t reach, uint32_t key,
-                       std::vector<uint32_t>& neighbours) {
+                       std::vector<uint32_t>& seen, std::vector<uint32_t>& neighbours) {
   neighbours.clear();
+  seen[key] = key;
   const auto count = static_cast<int64_t>(places.size());
   const int64_t looked_at = std::min(count, kMaxPlacesInLists);
   for (int64_t i = 0; i < looked_at; ++i) {
@@ -43,11 +44,12 @@ void CollectNeighbours(const KeyLists& lists, std::span<const uint32_t> places, 
     const int64_t list = at / lists.width * lists.width;
     const int64_t end = std::min(at + reach + 1, list + lists.width);
     for (int64_t other = std::max(at - reach, list); other < end; ++other) {
-      if (lists.keys[other] != kNoKey && lists.keys[other] != key) neighbours.push_back(lists.keys[other]);
+      const uint32_t neighbour = lists.keys[other];
+      if (neighbour == kNoKey || seen[neighbour] == key) continue;
+      seen[neighbour] = key;
+      neighbours.push_back(neighbour);
     }
   }
-  std::sort(neighbours.begin(), neighbours.end());
-  neighbours.erase(std::unique(neighbours.begin(), neighbours.end()), neighbours.end());
 }
 
 }  // namespace
@@ -57,13 +59,13 @@ void LinkLists(const KeyLists& lists, int64_t reach, int32_t head_dim, const flo
   const auto own = std::max<int64_t>(1, static_cast<int64_t>((degree - kAdoptionSlots) * kOwnShare));
   const Occurrences occurrences = FindOccurrences(lists, tokens);
   const auto place = [&](uint32_t key) { return places + int64_t{key} * head_dim; };
-  std::vector<uint32_t> neighbours;
+  std::vector<uint32_t> seen(static_cast<size_t>(tokens), kNoKey), neighbours;
   std::vector<Near> near;
   for (int64_t k = 0; k < tokens; ++k) {
     const auto key = static_cast<uint32_t>(k);
     const std::span<const uint32_t> all(occurrences.at);
     CollectNeighbours(lists, all.subspan(occurrences.first[k], occurrences.first[k + 1] - occurrences.first[k]), reach,
-                      key, neighbours);
+                      key, seen, neighbours);
     near.clear();
     for (const uint32_t other : neighbours)
       near.push_back({SquaredDistance(head_dim, place(key), place(other)), other});
