@@ -54,6 +54,18 @@ class ReplayTest(unittest.TestCase):
             recalls = [point["recall"] for point in head["points"]]
             self.assertGreaterEqual(recalls[-1], 0.95)
             self.assertLessEqual(max(recalls), 1)
+        self.assertEqual((report["heads"], report["heads_measured"], report["kv_bytes"]), (2, 2, 2 * 16 * 4))
+        self.assertAlmostEqual(graph["kv_share"], graph["bytes_per_key"] / report["kv_bytes"])
+        self.assertAlmostEqual(graph["build_products"], graph["build_seconds"] / report["product_seconds"])
+        self.assertIsNone(graph["times_faster"])  # than FAISS's, which were not asked for
+
+    def test_indexes_for_which_the_time_is_short(self):
+        result, report = self.replay("index-bench", {"tokens": 1500, "steps": 8, "queries": 64},
+                                     "--indexes", "flat,graph", "--top", "20", "--seconds", "1e-6")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("time ran out: 0 of 2 heads were measured", result.stdout)
+        self.assertEqual((report["heads"], report["heads_measured"]), (2, 0))
+        self.assertEqual([index["heads"] for index in report["indexes"]], [[], []])
 
     def test_caches(self):
         result, report = self.replay("cache-sim", {"tokens": 4200, "steps": 60, "queries": 12},

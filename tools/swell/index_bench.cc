@@ -1,6 +1,9 @@
 // swell index-bench: recall against keys scanned, time and bytes, on a trace of a real model.
 #include "tools/swell/index_bench.h"
 
+#include <cblas.h>
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -32,6 +35,7 @@ struct Options {
   GraphOptions graph;
   int32_t ivf_lists = 0;
   int32_t hnsw_neighbours = 32;
+  double seconds = 0;  // 0: as long as it takes
   std::string json;
   std::string report;
 };
@@ -48,7 +52,36 @@ struct Head {
   std::vector<std::vector<float>> weights;  // [queries][keys]: of the softmax over the indexed keys
 };
 
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+using Clock = std::chrono::steady_clock;
+
+// Processor time of this thread, which does all the work: other programs do not count.
+double Now() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+// Seconds that the best library takes for the products alone, of `queries` with `keys`; what the numbers are does not
+// matter to it.
+double TimeProduct(int32_t head_dim, int64_t queries, int64_t keys) {
+  constexpr int64_t kQueries = 512;
+  constexpr int64_t kKeys = 2048;
+  const std::vector<float> a(static_cast<size_t>(queries * head_dim), 0.5F);
+  const std::vector<float> b(static_cast<size_t>(keys * head_dim), 0.5F);
+  std::vector<float> products(kQueries * kKeys);
+  const auto dim = static_cast<blasint>(head_dim);
+  openblas_set_num_threads(1);
+  const double begin = Now();
+  for (int64_t q = 0; q < queries; q += kQueries) {
+    const auto m = static_cast<blasint>(std::min(kQueries, queries - q));
+    for (int64_t k = 0; k < keys; k += kKeys) {
+      const auto n = static_cast<blasint>(std::min(kKeys, keys - k));
+      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, dim, 1, &a[q * head_dim], dim, &b[k * head_dim], dim,
+                  0, products.data(), kKeys);
+    }
+  }
+  return Now() - begin;
+}
 
 void CopyQueries(const trace::TraceShape& shape, const trace::TraceLayer& layer, int32_t head, const Options& options,
                  Head& to) {
@@ -163,8 +196,9 @@ Result<SearchPoint> Measure(const KeyIndex& index, const Head& head, const Optio
   return point;
 }
 
-// One head's curve up to a little above the target.
-Status MeasureHead(const std::string& name, const Head& head, const Options& options, HeadBench& bench) {
+// One head's curve up to a little above the target; false when there was no time for all of it.
+Result<bool> MeasureHead(const std::string& name, const Head& head, const Options& options, Clock::time_point end,
+                         HeadBench& bench) {
   const double begin = Now();
   auto index = BuildIndex(name, head, options);
   if (!index.ok()) return index.status();
@@ -172,12 +206,13 @@ Status MeasureHead(const std::string& name, const Head& head, const Options& opt
   bench.bytes = static_cast<double>((*index)->bytes()) / static_cast<double>(head.table.tokens);
   const double enough = options.target + (1 - options.target) / 2;
   for (const int64_t effort : Efforts(name, options, head.table.tokens)) {
+    if (Clock::now() >= end) return false;
     const Result<SearchPoint> point = Measure(**index, head, options, effort);
     if (!point.ok()) return point.status();
     bench.points.push_back(*point);
     if (point->recall >= enough || point->scanned > 1) break;
   }
-  return OkStatus();
+  return true;
 }
 
 Result<std::vector<int64_t>> ChooseLayers(const trace::TraceShape& shape, const Options& options) {
@@ -190,7 +225,36 @@ Result<std::vector<int64_t>> ChooseLayers(const trace::TraceShape& shape, const 
   return chosen;
 }
 
+// Measures heads until `end`: the first of every layer, then the second. One for which the time was short is left out.
+Status MeasureHeads(const trace::Trace& trace, const std::vector<int64_t>& layers, const Options& options,
+                    Clock::time_point end, IndexBenchReport& report) {
+  const trace::TraceShape& shape = trace.shape();
+  Progress progress("heads", report.heads);
+  int64_t measured = 0;
+  for (int32_t head = 0; head < shape.kv_heads; ++head) {
+    for (const int64_t layer : layers) {
+      if (Clock::now() >= end) return OkStatus();
+      const Result<std::unique_ptr<Head>> read = ReadHead(trace, layer, head, options);
+      if (!read.ok()) return read.status();
+      std::vector<HeadBench> benches;
+      for (const IndexBench& index : report.indexes) {
+        benches.push_back({.layer = shape.layers[layer], .kv_head = head, .points = {}});
+        const Result<bool> whole = MeasureHead(index.index, **read, options, end, benches.back());
+        if (!whole.ok()) return whole.status();
+        if (!*whole) return OkStatus();
+      }
+      for (size_t i = 0; i < benches.size(); ++i) report.indexes[i].heads.push_back(std::move(benches[i]));
+      progress.Update(++measured);
+    }
+  }
+  return OkStatus();
+}
+
 Status RunIndexBench(const Options& options) {
+  const Clock::time_point end =
+      options.seconds > 0
+          ? Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options.seconds))
+          : Clock::time_point::max();
   for (const std::string& path : {options.json, options.report}) {
     if (!path.empty()) SWELL_RETURN_IF_ERROR(report::CheckWritable(path));
   }
@@ -205,23 +269,15 @@ Status RunIndexBench(const Options& options) {
   report.top_k = options.top_k;
   report.target = options.target;
   for (const std::string& name : options.indexes) report.indexes.push_back({name, {}});
-  const auto total = static_cast<int64_t>(layers->size()) * shape.kv_heads;
-  Progress progress("heads", total);
-  for (const int64_t layer : *layers) {
-    for (int32_t head = 0; head < shape.kv_heads; ++head) {
-      const Result<std::unique_ptr<Head>> read = ReadHead(*trace, layer, head, options);
-      if (!read.ok()) return read.status();
-      report.keys = (*read)->table.tokens;
-      report.queries = static_cast<int64_t>((*read)->weights.size());
-      report.build_queries =
-          std::min<int64_t>(options.graph.max_queries, static_cast<int64_t>((*read)->visible.size()));
-      for (IndexBench& bench : report.indexes) {
-        bench.heads.push_back({.layer = shape.layers[layer], .kv_head = head, .points = {}});
-        SWELL_RETURN_IF_ERROR(MeasureHead(bench.index, **read, options, bench.heads.back()));
-      }
-      progress.Update(static_cast<int64_t>(report.indexes.empty() ? 0 : report.indexes[0].heads.size()));
-    }
-  }
+  const int64_t group = shape.query_heads / shape.kv_heads;
+  report.keys = std::max<int64_t>(0, shape.prefill_tokens - options.sinks - options.window);
+  report.queries = std::min(options.steps, shape.decode_steps) * group;
+  report.build_queries =
+      std::min<int64_t>(options.graph.max_queries, static_cast<int64_t>(shape.prefill_positions.size()) * group);
+  report.heads = static_cast<int64_t>(layers->size()) * shape.kv_heads;
+  report.kv_bytes = 2 * shape.head_dim * static_cast<int64_t>(DTypeSize(shape.dtype));
+  report.product_seconds = TimeProduct(shape.head_dim, report.build_queries, report.keys);
+  SWELL_RETURN_IF_ERROR(MeasureHeads(*trace, *layers, options, end, report));
   PrintIndexBench(report, std::cout);
   if (!options.json.empty()) {
     SWELL_RETURN_IF_ERROR(report::WriteFile(options.json, JsonText(IndexBenchJson(report))));
@@ -269,6 +325,10 @@ Command AddIndexBench(CLI::App& program) {
   app->add_option("--ivf-lists", options->ivf_lists, "FAISS IVF: lists (0: square root of the keys)")
       ->capture_default_str();
   app->add_option("--hnsw-neighbours", options->hnsw_neighbours, "FAISS HNSW: M")->capture_default_str();
+  app->add_option("--seconds", options->seconds,
+                  "Begin nothing after so much time; whole heads are reported (0: no limit)")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
   app->add_option("--json", options->json, "Write every point of every head to this file");
   app->add_option("--report", options->report, "Write a page with plots to this file");
   return {app, [options] { return RunIndexBench(*options); }};

@@ -10,7 +10,7 @@
 
 namespace swell::cli {
 
-// Means over the queries of one head at one effort.
+// Means over the queries of one head at one effort. Seconds are processor time of the one thread, here and below.
 struct SearchPoint {
   int64_t effort = 0;  // SearchEffort::pool
   double recall = 0;   // of the top_k best keys
@@ -38,6 +38,9 @@ struct IndexBenchReport {
   int64_t keys = 0;     // of a head
   int64_t queries = 0;  // of a head, decoded tokens times query heads
   int64_t build_queries = 0;
+  int64_t heads = 0;           // of the chosen layers; fewer were measured where the time ran out
+  int64_t kv_bytes = 0;        // key and value of one token, as they are stored
+  double product_seconds = 0;  // one float32 product of a head's build queries and keys, by OpenBLAS
   int64_t top_k = 0;
   double target = 0;  // recall
   std::vector<IndexBench> indexes;

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -28,6 +29,7 @@ struct Summary {
   double mass = 0;  // of the heads that reach it
   double build_seconds = 0;
   double bytes = 0;
+  bool timed = false;  // `seconds` are known: every head reaches the target, or the flat index says what a miss costs
 };
 
 // Seconds of a query that is compared with every key of head `head`; 0 when the flat index was not measured.
@@ -51,6 +53,10 @@ Summary Summarise(const IndexBenchReport& report, const IndexBench& bench) {
     sum.build_seconds += bench.heads[h].build_seconds;
     sum.bytes += bench.heads[h].bytes;
   }
+  sum.timed = sum.heads > 0 && std::all_of(bench.heads.begin(), bench.heads.end(), [&](const HeadBench& head) {
+                return FlatSeconds(report, static_cast<size_t>(&head - bench.heads.data())) > 0 ||
+                       FindTarget(head, report.target, 0).reached;
+              });
   const auto heads = static_cast<double>(std::max<int64_t>(1, sum.heads));
   sum.scanned /= heads;
   sum.seconds /= heads;
@@ -60,23 +66,55 @@ Summary Summarise(const IndexBenchReport& report, const IndexBench& bench) {
   return sum;
 }
 
+// How many times faster than the better of FAISS's IVF and HNSW, as far as they were measured.
+std::optional<double> TimesFaster(const IndexBenchReport& report, const Summary& sum) {
+  double best = std::numeric_limits<double>::infinity();
+  for (const IndexBench& bench : report.indexes) {
+    if (bench.index != "ivf" && bench.index != "hnsw") continue;
+    const Summary peer = Summarise(report, bench);
+    if (peer.timed) best = std::min(best, peer.seconds);
+  }
+  if (!sum.timed || !std::isfinite(best) || sum.seconds <= 0) return std::nullopt;
+  return best / sum.seconds;
+}
+
+// Seconds of the build in units of the product of its queries and keys.
+std::optional<double> BuildProducts(const IndexBenchReport& report, const Summary& sum) {
+  if (report.product_seconds <= 0) return std::nullopt;
+  return sum.build_seconds / report.product_seconds;
+}
+
+double KvShare(const IndexBenchReport& report, const Summary& sum) {
+  return sum.bytes / static_cast<double>(report.kv_bytes);
+}
+
 std::vector<std::string> Header(const IndexBenchReport& report) {
   return {"index",        "heads at " + FormatFixed(report.target, 2),
           "keys scanned", "worst head",
           "mass found",   "us/query",
-          "bytes/key",    "build s/head"};
+          "times faster", "bytes/key",
+          "of K and V",   "build s/head",
+          "of a product"};
 }
 
 std::vector<std::string> RowOf(const IndexBenchReport& report, const IndexBench& bench) {
   const Summary sum = Summarise(report, bench);
+  const auto fixed = [](std::optional<double> number) { return number ? FormatFixed(*number, 2) : "-"; };
   return {bench.index,
           FormatCount(sum.reached) + " of " + FormatCount(sum.heads),
           FormatPercent(sum.scanned),
           FormatPercent(sum.worst),
           FormatPercent(sum.mass),
-          FormatFixed(sum.seconds * 1e6, 1),
+          sum.timed ? FormatFixed(sum.seconds * 1e6, 1) : "-",
+          fixed(TimesFaster(report, sum)),
           FormatFixed(sum.bytes, 0),
-          FormatFixed(sum.build_seconds, 2)};
+          FormatPercent(KvShare(report, sum)),
+          FormatFixed(sum.build_seconds, 2),
+          fixed(BuildProducts(report, sum))};
+}
+
+int64_t HeadsMeasured(const IndexBenchReport& report) {
+  return report.indexes.empty() ? 0 : static_cast<int64_t>(report.indexes.front().heads.size());
 }
 
 // Means over the heads by effort, so that a curve of an index is one line.
@@ -145,20 +183,38 @@ void PrintIndexBench(const IndexBenchReport& report, std::ostream& out) {
   out << "\n"
       << report.trace << ": " << FormatCount(report.keys) << " keys a head, " << FormatCount(report.queries)
       << " queries of decoded tokens a head, recall@" << report.top_k << ", one thread; the graph is drawn from "
-      << FormatCount(report.build_queries) << " queries of the text\n";
+      << FormatCount(report.build_queries) << " queries of the text\n"
+      << "times faster: than the better of ivf and hnsw; of a product: build time by that of one float32 product of "
+         "those queries and the keys ("
+      << FormatFixed(report.product_seconds, 2) << " s)\n";
+  if (HeadsMeasured(report) < report.heads) {
+    out << "time ran out: " << FormatCount(HeadsMeasured(report)) << " of " << FormatCount(report.heads)
+        << " heads were measured\n";
+  }
 }
 
 nlohmann::json IndexBenchJson(const IndexBenchReport& report) {
   nlohmann::json json{{"program", "swell index-bench"}, {"version", SWELL_VERSION},
                       {"trace", report.trace},          {"keys", report.keys},
                       {"queries", report.queries},      {"build_queries", report.build_queries},
-                      {"top_k", report.top_k},          {"target", report.target}};
+                      {"top_k", report.top_k},          {"target", report.target},
+                      {"heads", report.heads},          {"heads_measured", HeadsMeasured(report)},
+                      {"kv_bytes", report.kv_bytes},    {"product_seconds", report.product_seconds}};
   for (const IndexBench& bench : report.indexes) {
     const Summary sum = Summarise(report, bench);
-    nlohmann::json entry{{"index", bench.index},       {"heads_reached", sum.reached},
-                         {"scanned", sum.scanned},     {"scanned_worst", sum.worst},
-                         {"mass", sum.mass},           {"seconds", sum.seconds},
-                         {"bytes_per_key", sum.bytes}, {"build_seconds", sum.build_seconds}};
+    nlohmann::json entry{{"index", bench.index},
+                         {"heads_reached", sum.reached},
+                         {"scanned", sum.scanned},
+                         {"scanned_worst", sum.worst},
+                         {"mass", sum.mass},
+                         {"bytes_per_key", sum.bytes},
+                         {"kv_share", KvShare(report, sum)},
+                         {"build_seconds", sum.build_seconds}};
+    const auto number = [](std::optional<double> value) { return value ? nlohmann::json(*value) : nlohmann::json(); };
+    entry["seconds"] = number(sum.timed ? std::optional(sum.seconds) : std::nullopt);
+    entry["times_faster"] = number(TimesFaster(report, sum));
+    entry["build_products"] = number(BuildProducts(report, sum));
+    entry["heads"] = nlohmann::json::array();
     for (const HeadBench& head : bench.heads) {
       nlohmann::json points = nlohmann::json::array();
       for (const SearchPoint& point : head.points) {
