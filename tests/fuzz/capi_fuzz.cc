@@ -159,7 +159,21 @@ void Session::Release() {
   slot.tokens = {};
 }
 
+void Session::ReadMetrics() {
+  swell_error* error = nullptr;
+  int64_t size = 0;
+  Expect(Outlook::kAccept, swell_engine_metrics(engine_, nullptr, 0, &size, &error), &error);
+  std::vector<char> text(static_cast<size_t>(size) + 256, 'x');  // numbers grow between the calls
+  const swell_code short_code = swell_engine_metrics(engine_, text.data(), 1, &size, &error);
+  SWELL_FUZZ_CHECK(short_code == SWELL_OUT_OF_RANGE);
+  Expect(Outlook::kRefuse, short_code, &error);
+  const auto capacity = static_cast<int64_t>(text.size());
+  Expect(Outlook::kAccept, swell_engine_metrics(engine_, text.data(), capacity, &size, &error), &error);
+  SWELL_FUZZ_CHECK(size <= capacity && std::find(text.begin(), text.end(), '\0') - text.begin() + 1 == size);
+}
+
 void Session::Inspect() {
+  ReadMetrics();
   swell_sequence id = 0;
   const Model& slot = Pick(&id);
   const int32_t layer = bytes_.Choose(kLayers + 1) - (bytes_.Choose(32) == 0 ? 1 : 0);

@@ -35,6 +35,7 @@ class Session {
   void Fork();
   void Truncate();
   void Release();
+  void ReadMetrics();
   void Inspect();
   void MakeRetrieval();
   void Open();
