@@ -464,7 +464,13 @@ __global__ void __launch_bounds__(kSelectThreads, 1) SelectKernel(const StepArgs
   const int64_t last = all.clusters + head.estimate[level];
   if (!everything && last < stretch.n_tiles * int64_t{kClusterTile}) {
     // The retrieved clusters are the first of the order, so the estimated ones end at this rank.
-    FindEnd(stretch, static_cast<uint32_t>(last), true, false, memory);
+    if (last > 0) {
+      FindEnd(stretch, static_cast<uint32_t>(last), true, false, memory);
+    } else {  // nothing is above the least share
+      if (threadIdx.x == 0) memory.end = 0;
+      __syncthreads();
+      ClusterArrive();
+    }
     DropFrom(stretch, memory.end);
     ClusterWait();
   }

@@ -40,6 +40,8 @@ TEST(DecodeStepTest, EveryRule) {
   with_floor.floor_tokens = 1024;
   RetrievalOptions two_levels = Above(0.001F);
   two_levels.open_share = 0.3F;
+  RetrievalOptions above_alone = Above(0.02F);
+  above_alone.estimate_share = 0;               // where nothing is chosen, every cluster is dropped
   const RetrievalOptions by_shares = Above(0);  // of the mass, until the budget is spent
   RetrievalOptions all = Share(1.0F);
   RetrievalOptions few = Share(0.02F);
@@ -52,6 +54,7 @@ TEST(DecodeStepTest, EveryRule) {
                                             {256, 2, DType::kFloat16, Above(0.0001F), "above, to the budget"},
                                             {64, 11, DType::kBFloat16, Above(0.3F), "above"},
                                             {64, 3, DType::kFloat16, two_levels, "above, two levels"},
+                                            {128, 3, DType::kFloat16, above_alone, "above, nothing estimated"},
                                             {128, 4, DType::kFloat16, by_shares, "by shares"},
                                             {128, 4, DType::kBFloat16, all, "everything"},
                                             {64, 3, DType::kFloat16, TwoLevels(), "two levels"},
