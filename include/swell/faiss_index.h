@@ -22,8 +22,8 @@ enum class FaissKind : int32_t {
 
 struct FaissOptions {
   FaissKind kind = FaissKind::kIvfFlat;
-  int32_t size =
-      0;  // IVF: lists, 1 to the number of keys; HNSW: neighbours M, 2..128; 0: sqrt(keys), 32; flat: not used
+  // IVF: lists, 1 to the number of keys, 0: sqrt(keys); HNSW: neighbours M, 2..128, 0: 32; flat: not used.
+  int32_t size = 0;
 };
 
 // By inner product, with copies of the keys, on the calling thread. SearchEffort::pool is nprobe or efSearch.

@@ -59,8 +59,8 @@ class KeyIndex {
   // says. kUnimplemented where the index is built once.
   virtual Status Extend(const KeyTable& keys) = 0;
   // found [queries, top_k], best first, ties by token; `queries` [n_queries, head_dim], finite. When `keys` holds fewer
-  // than tokens() tokens, those alone are searched. Adds to *scanned, which may be null, how
-  // many vectors the queries were compared with.
+  // than tokens() tokens, those alone are searched. Adds to *scanned, which may be null, how many
+  // vectors the queries were compared with.
   virtual Status Search(const KeyTable& keys, const float* queries, int64_t n_queries, int64_t top_k,
                         const SearchEffort& effort, FoundKey* found, int64_t* scanned) const = 0;
 };

@@ -1,7 +1,7 @@
 // Estimation zone: clusters answered from their scores, sizes and mean values, with the terms of the predicted error.
 #include "lib/attention/byte_dots.h"
 #include "lib/attention/byte_sums.h"
-#include "lib/attention/run_ahead.h"
+#include "lib/attention/tiles_ahead.h"
 #include "lib/base/simd_targets.h"
 #include "swell/attention.h"
 
@@ -212,11 +212,11 @@ class Estimator {
     }
   }
 
-  // Adds what is estimated of the tile that begins with cluster `j` of a run and whose first entry is `entry`, behind
-  // those of the tile before; `zones` are its own, `widths` [group] the run's, which must last until AddTo.
-  void AddTile(const ClusterRun& run, int64_t j, const Zone* zones, int64_t entry, const float* widths) {
-    block_.AddTile(*run.view, run.first + j, run.clusters - j, zones, widths, shape_.head_dim);
-    end_ = entry + kClusterTile;
+  // Adds what is estimated of the tile that begins with cluster `j` of a run and whose entries are behind those of the
+  // tile before; `zones` are those of all entries, `widths` [group] the run's, which must last until AddTo.
+  void AddTile(const ClusterRun& run, int64_t j, const Zone* zones, const float* widths) {
+    block_.AddTile(*run.view, run.first + j, run.clusters - j, zones + end_, widths, shape_.head_dim);
+    end_ += kClusterTile;
     if (block_.tiles == kBlockTiles) AddBlock();
   }
 
@@ -309,7 +309,6 @@ void EstimateRuns(const HeadShape& shape, std::span<const ClusterRun> runs, cons
     RaiseMax(g, shape.head_dim, std::max(log_mass[g], -kLargest), state, errors);
   }
   Estimator<kCorrect> estimator(shape, scores, state.max, log_mass);
-  int64_t entry = 0;
   const float* widths = scores.widths;
   TilesAhead ahead(runs, [&](const ClusterRun& tile) {
     const ClusterView& view = *tile.view;
@@ -323,8 +322,7 @@ void EstimateRuns(const HeadShape& shape, std::span<const ClusterRun> runs, cons
   for (const ClusterRun& run : runs) {
     for (int64_t j = 0; j < run.clusters; j += kClusterTile) {
       ahead.Advance();
-      estimator.AddTile(run, j, zones + entry, entry, widths);
-      entry += kClusterTile;
+      estimator.AddTile(run, j, zones, widths);
     }
     widths += shape.group;
   }

@@ -1,5 +1,5 @@
 // Ranking of clusters: shares of the mass or softmax of the scores per query head, joined over the group.
-#include "lib/attention/run_ahead.h"
+#include "lib/attention/tiles_ahead.h"
 #include "lib/base/simd_targets.h"
 #include "swell/attention.h"
 
@@ -68,15 +68,15 @@ float LogMass(int64_t entries, const float* logits, const uint32_t* sizes) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   auto largest = hn::Set(d, -kLargest);
   for (int64_t j = 0; j < entries; j += lanes) largest = hn::Max(largest, hn::LoadU(d, logits + j));
-  const float max = Largest(largest);
-  const auto shift = hn::Set(d, max);
+  RunningSum total{Largest(largest)};
+  const auto shift = hn::Set(d, total.max);
   auto mass = hn::Zero(d);
   for (int64_t j = 0; j < entries; j += lanes) {
     const auto size = hn::ConvertTo(d, hn::LoadU(di, reinterpret_cast<const int32_t*>(sizes) + j));
     mass = hn::MulAdd(ExpOfCluster(hn::Sub(hn::LoadU(d, logits + j), shift)), size, mass);
   }
-  const float sum = Sum(mass);
-  return sum > 0 ? max + std::log(sum) : -kInfinity;
+  total.sum = Sum(mass);
+  return total.Log();
 }
 
 // Adds exp(rank) of one query head for a run.

@@ -2,7 +2,7 @@
 #include <utility>
 
 #include "lib/attention/byte_dots.h"
-#include "lib/attention/run_ahead.h"
+#include "lib/attention/tiles_ahead.h"
 #include "lib/base/simd_targets.h"
 #include "swell/attention.h"
 

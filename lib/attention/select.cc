@@ -1,5 +1,6 @@
 // Selection of the retrieval and estimation zones by threshold: radix histograms find the importance at which the
 // budget ends, then one pass compares with it. O(entries), no sort.
+#include "lib/base/float_order.h"
 #include "lib/base/simd_targets.h"
 #include "swell/attention.h"
 
@@ -71,7 +72,6 @@ Retrieved CountAll(int64_t entries, const uint32_t* sizes) {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-#include <bit>
 #include <functional>
 #include <numeric>
 
@@ -81,14 +81,6 @@ namespace {
 HWY_EXPORT(CountAll);
 HWY_EXPORT(ListFrom);
 HWY_EXPORT(MarkAbove);
-
-// Unsigned keys in the order of the floats.
-uint32_t KeyOf(float importance) {
-  const uint32_t bits = std::bit_cast<uint32_t>(importance + 0.0f);  // -0 becomes 0
-  return (bits & 0x80000000u) ? ~bits : (bits | 0x80000000u);
-}
-
-float ImportanceOf(uint32_t key) { return std::bit_cast<float>((key & 0x80000000u) ? key & 0x7FFFFFFFu : ~key); }
 
 // Where the budget ends in falling order: all clusters above `key` weigh less than the budget, and with those at `key`
 // they reach it.
@@ -111,7 +103,7 @@ Cut FindCut(uint32_t* candidates, int64_t count, const float* importance, const 
     int64_t weights[kDigits] = {};
     for (int64_t i = 0; i < cut.ties; ++i) {
       const uint32_t cluster = candidates[i];
-      weights[KeyOf(importance[cluster]) >> shift & mask] += sizes != nullptr ? sizes[cluster] : 1;
+      weights[OrderedBits(importance[cluster]) >> shift & mask] += sizes != nullptr ? sizes[cluster] : 1;
     }
     uint32_t digit = mask;
     while (digit > 0 && weights[digit] < cut.remaining) cut.remaining -= weights[digit--];
@@ -119,7 +111,7 @@ Cut FindCut(uint32_t* candidates, int64_t count, const float* importance, const 
     int64_t kept = 0;
     for (int64_t i = 0; i < cut.ties; ++i) {
       const uint32_t cluster = candidates[i];
-      if ((KeyOf(importance[cluster]) >> shift & mask) == digit) candidates[kept++] = cluster;
+      if ((OrderedBits(importance[cluster]) >> shift & mask) == digit) candidates[kept++] = cluster;
     }
     cut.ties = kept;
   }
@@ -183,7 +175,7 @@ Retrieved Retrieve(int64_t entries, const Retrieved& all, const float* importanc
     candidates.count = entries;
   }
   Cut cut = FindCut(scratch, candidates.count, importance, weights, budget);
-  Retrieved retrieved = HWY_DYNAMIC_DISPATCH(MarkAbove)(entries, importance, ImportanceOf(cut.key), sizes, zones);
+  Retrieved retrieved = HWY_DYNAMIC_DISPATCH(MarkAbove)(entries, importance, FloatOfOrderedBits(cut.key), sizes, zones);
   for (int64_t i = 0; i < cut.ties && cut.remaining > 0; ++i) {
     const uint32_t cluster = scratch[i];
     const int64_t weight = by_tokens ? sizes[cluster] : 1;
@@ -215,7 +207,7 @@ Retrieved SelectClusters(int64_t entries, const float* importance, const uint32_
   std::iota(scratch, scratch + entries, 0u);
   const Cut cut = FindCut(scratch, entries, importance, nullptr, retrieved.clusters + estimate_clusters);
   for (int64_t j = 0; j < entries; ++j) {
-    if (KeyOf(importance[j]) > cut.key) set(j, Zone::kEstimated);
+    if (OrderedBits(importance[j]) > cut.key) set(j, Zone::kEstimated);
   }
   for (int64_t i = 0; i < cut.remaining; ++i) set(scratch[i], Zone::kEstimated);
   return retrieved;

@@ -24,7 +24,7 @@ SWELL_VNNI inline __m512i BroadcastQuad(const void* quad) {
 }
 
 // sums[i] + the four products of the unsigned and the signed bytes of lane i. By hand, because GCC 12 copies the sums
-// to another register and back around the intrinsic, which takes three times as long.
+// to another register and back around the intrinsic.
 SWELL_VNNI inline __m512i AddByteProducts(__m512i sums, __m512i unsigned_bytes, __m512i signed_bytes) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(unsigned_bytes), "v"(signed_bytes));
   return sums;

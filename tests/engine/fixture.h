@@ -29,6 +29,12 @@ inline std::vector<float> RandomRows(std::mt19937_64& random, int64_t count, flo
   return rows;
 }
 
+inline std::unique_ptr<Engine> OpenEngineWith(const EngineOptions& options) {
+  auto engine = Engine::Open(options);
+  EXPECT_TRUE(engine.ok()) << engine.status().message();
+  return engine.ok() ? std::move(engine).value() : nullptr;
+}
+
 inline std::unique_ptr<Engine> OpenEngine(const ModelShape& shape, bool deterministic = true, int threads = 2,
                                           uint64_t budget = 0) {
   EngineOptions options;
@@ -36,9 +42,7 @@ inline std::unique_ptr<Engine> OpenEngine(const ModelShape& shape, bool determin
   options.threads = threads;
   options.deterministic = deterministic;
   options.host_budget_bytes = budget;
-  auto engine = Engine::Open(options);
-  EXPECT_TRUE(engine.ok()) << engine.status().message();
-  return engine.ok() ? std::move(engine).value() : nullptr;
+  return OpenEngineWith(options);
 }
 
 // Keys and values of one layer, [tokens, kv_heads, head_dim] each.

@@ -34,9 +34,7 @@ std::unique_ptr<Engine> Open(bool deterministic = true, uint64_t budget = 0) {
   options.deterministic = deterministic;
   options.host_budget_bytes = budget;
   options.faiss = BuildFaissIndexOfKind;
-  auto engine = Engine::Open(options);
-  EXPECT_TRUE(engine.ok()) << engine.status().message();
-  return engine.ok() ? std::move(engine).value() : nullptr;
+  return testing::OpenEngineWith(options);
 }
 
 class TokenIndex : public ::testing::TestWithParam<IndexKind> {

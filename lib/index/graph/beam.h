@@ -2,11 +2,11 @@
 #ifndef SWELL_LIB_INDEX_GRAPH_BEAM_H_
 #define SWELL_LIB_INDEX_GRAPH_BEAM_H_
 
-#include <bit>
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "lib/base/float_order.h"
 #include "lib/index/graph/adjacency.h"
 #include "lib/index/keys/key_rows.h"
 #include "swell/key_index.h"
@@ -17,26 +17,15 @@ namespace swell::graph {
 // bits; scores are not NaN.
 class Candidate {
  public:
-  Candidate(float score, uint32_t key) : word_(uint64_t{~Ascending(score)} << 32 | uint64_t{key} << 1) {}
+  Candidate(float score, uint32_t key) : word_(uint64_t{~OrderedBits(score)} << 32 | uint64_t{key} << 1) {}
 
-  float score() const {
-    const auto ascending = ~static_cast<uint32_t>(word_ >> 32);
-    return std::bit_cast<float>(ascending >> 31 != 0 ? ascending ^ kSign : ~ascending);
-  }
+  float score() const { return FloatOfOrderedBits(~static_cast<uint32_t>(word_ >> 32)); }
   uint32_t key() const { return static_cast<uint32_t>(word_) >> 1; }
   bool expanded() const { return (word_ & 1) != 0; }
   void set_expanded() { word_ |= 1; }
   bool operator<(const Candidate& other) const { return word_ < other.word_; }
 
  private:
-  static constexpr uint32_t kSign = 0x80000000U;
-
-  // Bits that are ordered as the numbers are.
-  static uint32_t Ascending(float score) {
-    const auto bits = std::bit_cast<uint32_t>(score + 0.0F);  // one zero
-    return (bits & kSign) != 0 ? ~bits : bits | kSign;
-  }
-
   uint64_t word_;
 };
 

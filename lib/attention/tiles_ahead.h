@@ -1,7 +1,7 @@
 // Asks for the small arrays of tiles that come later. They lie apart for every segment, a few cache lines each, which
 // no hardware sees coming: without this, the kernels of a context of many segments mostly wait.
-#ifndef SWELL_LIB_ATTENTION_RUN_AHEAD_H_
-#define SWELL_LIB_ATTENTION_RUN_AHEAD_H_
+#ifndef SWELL_LIB_ATTENTION_TILES_AHEAD_H_
+#define SWELL_LIB_ATTENTION_TILES_AHEAD_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -80,4 +80,4 @@ class TilesAhead {
 
 }  // namespace swell::attention
 
-#endif  // SWELL_LIB_ATTENTION_RUN_AHEAD_H_
+#endif  // SWELL_LIB_ATTENTION_TILES_AHEAD_H_
