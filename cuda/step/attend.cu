@@ -21,14 +21,12 @@ Status LaunchAttend(const StepArgs& args, const StepLaunch& launch) {
   const bool is_half = args.is_half != 0;
   const AttendFunction kernel = args.buffer.slots > 0 ? BufferedAttendFunction(is_half, launch.head_dim, args.group)
                                                       : AttendFunctionFor<false>(is_half, launch.head_dim, args.group);
-  // Accumulators of half the warps, one float4 for each lane and sixteen dims.
-  const size_t shared = static_cast<size_t>(kAttendWarps) / 2 * (args.group <= 4 ? 1 : 2) *
-                        static_cast<size_t>(launch.head_dim) / 16 * 32 * sizeof(float4);
-  SWELL_RETURN_IF_ERROR(
-      FromCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-               "cudaFuncSetAttribute"));
+  const int shared = AttendSharedBytes(launch.head_dim, args.group <= 4 ? 1 : 2);
+  SWELL_RETURN_IF_ERROR(FromCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+                                 "cudaFuncSetAttribute"));
   const dim3 grid(static_cast<unsigned>(launch.parts), static_cast<unsigned>(QueryBlocks(args.group)));
-  return LaunchStep("attention", grid, 32 * kAttendWarps, shared, 1, false, launch.stream, kernel, args);
+  return LaunchStep("attention", grid, 32 * kAttendWarps, static_cast<size_t>(shared), 1, false, launch.stream, kernel,
+                    args);
 }
 
 }  // namespace swell::cuda

@@ -297,16 +297,32 @@ __device__ __forceinline__ void FinishHead(const StepArgs& args, const Task& tas
   }
 }
 
-// Grid [parts, blocks of queries]; dynamic shared memory: half the warps' outputs.
+// How many warps of a CTA estimate: so many that they end when the others have read their tokens. `passes` of
+// estimating warps and `tiles` of tokens are the CTA's; a pass takes about as long as three tiles, or as one that
+// crosses the bus.
+template <bool kBuffered>
+__device__ __forceinline__ int EstimatingWarps(int64_t passes, int64_t tiles) {
+  constexpr unsigned kPassTime = kBuffered ? 1 : 3;
+  const int lane = threadIdx.x % 32;  // stands for a number of warps
+  const auto turns = [](int64_t things, int warps) {
+    return static_cast<unsigned>(min(things, int64_t{1} << 24) + warps - 1) / static_cast<unsigned>(warps);
+  };
+  unsigned cost = 0xffffffffU;
+  if (lane >= 1 && lane <= kMostEstimating) {
+    cost = max(kPassTime * turns(passes, lane), turns(tiles, kAttendWarps - lane)) * 8 + lane;
+  }
+  return static_cast<int>(__reduce_min_sync(kAllLanes, cost) % 8);
+}
+
+// Grid [parts, blocks of queries]; dynamic shared memory: AttendSharedBytes.
 template <bool kBuffered, typename T, int kHeadDim, int kBlocks>
 __global__ void __launch_bounds__(32 * kAttendWarps, kHeadDim* kBlocks > 128 ? 1 : 2)
     AttendKernel(const StepArgs args) {
   constexpr int kStride = kHeadDim + 32;  // two rows in one 8-lane load lie in different banks
   extern __shared__ float4 outputs[];
+  auto* estimates = reinterpret_cast<EstimateMemory*>(outputs);  // until these are needed
   __shared__ AttendMemory memory;
   __shared__ __align__(16) T queries[kColumns * kStride];
-  WaitForInputs();
-  LetNextKernelStart();
   const Part part = args.parts[blockIdx.x];
   if (blockIdx.x >= args.size->parts) return;
   Task task;
@@ -326,16 +342,22 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kHeadDim* kBlocks > 128 ? 1
   const int warp = threadIdx.x / 32;
   const int row = threadIdx.x % 32 / 4;
   const bool is_query = row < task.queries;
-  const int estimating = args.scores[0].selected[part.head].tiles > 0 ? kEstimateWarps : 0;
+  WaitForInputs();
+  LetNextKernelStart();
+  const int64_t estimated = args.scores[0].selected[part.head].tiles;
+  const int64_t read = (args.list_tokens[part.head] + kTokenTile - 1) / kTokenTile;
+  task.estimating = estimated == 0 ? 0
+                                   : EstimatingWarps<kBuffered>(estimated * task.queries / 32 / part.count + 1,
+                                                                read / part.count + 1);
   const float reference = is_query ? ReferenceOf(args, part.head, task.first_query + row).largest * kLog2E : -INFINITY;
   AttendState<kHeadDim, kBlocks> state;
   ClearState(state);
   state.max = is_query ? reference : 0;
   __syncthreads();
-  if (warp < estimating) {
-    Estimate(args, task, memory.estimates[warp], state);
+  if (warp < task.estimating) {
+    Estimate(args, task, estimates[warp], state);
   } else {
-    AttendPart<kBuffered>(args, task, queries, kStride, warp - estimating, kAttendWarps - estimating, state);
+    AttendPart<kBuffered>(args, task, queries, kStride, warp - task.estimating, kAttendWarps - task.estimating, state);
   }
   MergeRows(memory, state);
   AddWarps(outputs, state);

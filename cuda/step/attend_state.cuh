@@ -9,12 +9,12 @@
 namespace swell::cuda {
 
 constexpr int kAttendWarps = 8;
-constexpr int kEstimateWarps = 5;  // of them, where there is something to estimate; the others read tokens meanwhile
-constexpr int kTokenTile = 16;     // tokens of a warp's step
-constexpr int kColumns = 8;        // queries of a CTA at most
-constexpr int kQueueRows = 64;     // a power of two
-constexpr int kTurnRows = 32;      // that join the queue at a time, at most
-constexpr float kLeastShare = 1.0F / (1 << 12);  // as in lib/attention/estimate.cc
+constexpr int kMostEstimating = kAttendWarps - 1;  // of them; the others read tokens meanwhile
+constexpr int kTokenTile = 16;                     // tokens of a warp's step
+constexpr int kColumns = 8;                        // queries of a CTA at most
+constexpr int kQueueRows = 64;                     // a power of two
+constexpr int kTurnRows = 32;                      // that join the queue at a time, at most
+constexpr float kLeastShare = 1.0F / (1 << 12);    // as in lib/attention/estimate.cc
 
 // kBlocks: 1 for up to four queries, 2 for up to eight.
 __host__ __device__ constexpr int QueriesOf(int blocks) { return 4 * blocks; }
@@ -64,12 +64,19 @@ struct EstimateMemory {
 };
 
 struct AttendMemory {
-  EstimateMemory estimates[kEstimateWarps];
   float max[kAttendWarps][kColumns];
   float sum[kAttendWarps][kColumns];
   EstimateSums estimated[kAttendWarps][kColumns];
   bool is_last;
 };
+
+// Dynamic shared memory of a CTA: first what its estimating warps need, then the outputs of half the warps, one float4
+// for each lane and sixteen dims.
+__host__ __device__ constexpr int AttendSharedBytes(int head_dim, int blocks) {
+  constexpr int kEstimates = kMostEstimating * static_cast<int>(sizeof(EstimateMemory));
+  const int outputs = kAttendWarps / 2 * blocks * head_dim / 16 * 32 * static_cast<int>(sizeof(float4));
+  return kEstimates > outputs ? kEstimates : outputs;
+}
 
 // The queries of one CTA and what all its warps know of the head.
 struct Task {
@@ -79,6 +86,7 @@ struct Task {
   int32_t queries;
   int32_t index;  // of the part
   int32_t parts;
+  int32_t estimating;  // warps of the CTA
 };
 
 // Multiplies columns 2 t and 2 t + 1 of the output by the factors of their rows.

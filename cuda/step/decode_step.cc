@@ -174,6 +174,7 @@ Status DecodeStep::AllocateWorkspace() {
       LevelScores& scores = scratch_.scores[level];
       scores.logits = carver.Take<float>(tiles * group * kClusterTile);
       scores.widths = carver.Take<float>(tiles * group);
+      scores.tops = carver.Take<float>(level == 0 ? tiles * group : 0);
       scores.shapes = carver.Take<ClusterShape>(tiles * kClusterTile);
       scores.contents = carver.Take<const void*>(tiles);
       scores.sums = carver.Take<PartSums>(planning_.limits.score_parts * group);

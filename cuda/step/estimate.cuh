@@ -84,8 +84,8 @@ struct EstimateLevel {
 // What the lane's query takes of a tile.
 struct TileShare {
   uint32_t own;     // clusters whose own mean value counts
-  float rest;       // weight of the others
-  float rest_term;  // and their term
+  float rest;       // weight of the others, times the scale of the tile's mean
+  float rest_term;  // and their term, likewise
 };
 
 template <int kHeadDim>
@@ -99,12 +99,13 @@ __device__ __forceinline__ ClusterWeight WeighCluster(const EstimateLevel<kHeadD
 }
 
 template <int kHeadDim>
-__device__ __forceinline__ TileShare WeighTile(const EstimateLevel<kHeadDim>& level, int32_t tile, int lane,
-                                               EstimateMemory& memory, EstimateSums& sums) {
-  const TileRecord<kHeadDim>* record = level.tiles[tile];
+__device__ __forceinline__ TileShare WeighTile(const EstimateLevel<kHeadDim>& level, int32_t tile,
+                                               const TileRecord<kHeadDim>* record, int lane, EstimateMemory& memory,
+                                               EstimateSums& sums) {
   const int64_t row = static_cast<int64_t>(tile) * level.group + level.query;
   const int64_t first = static_cast<int64_t>(tile) * kClusterTile;
   const float width = level.scores.widths[row];
+  const float mean_scale = __ldg(&record->mean_scale);
   TileShare share = {};
 #pragma unroll
   for (int quarter = 0; quarter < 4; ++quarter) {
@@ -126,15 +127,16 @@ __device__ __forceinline__ TileShare WeighTile(const EstimateLevel<kHeadDim>& le
       sums.mass += cluster.weight;
       sums.energy += cluster.term * energy_of[i];
       sums.weight += cluster.term;
-      if (cluster.weight > level.least_weight) {
-        share.own |= 1U << c;
-        memory.own[c][lane] = {cluster.weight * scale_of[i], cluster.term * scale_of[i]};
-      } else {
-        share.rest += cluster.weight;
-        share.rest_term += cluster.term;
-      }
+      // Without branches, so that the loads of the next quarter need not wait for them.
+      const bool own = cluster.weight > level.least_weight;
+      share.own |= own ? 1U << c : 0;
+      memory.own[c][lane] = {cluster.weight * scale_of[i], cluster.term * scale_of[i]};
+      share.rest += own ? 0 : cluster.weight;
+      share.rest_term += own ? 0 : cluster.term;
     }
   }
+  share.rest *= mean_scale;
+  share.rest_term *= mean_scale;
   return share;
 }
 
@@ -155,10 +157,15 @@ __device__ __forceinline__ void EstimatePart(const Task& task, const EstimateLev
   int waiting = 0;
   const auto end = static_cast<int32_t>(Cut(level.n_tiles, task.index + 1, task.parts));
   auto base = static_cast<int32_t>(Cut(level.n_tiles, task.index, task.parts)) + warp * in_pass;
-  for (; base < end; base += kEstimateWarps * in_pass) {
+  const auto record_of = [&](int32_t tile) { return has_tile && tile < end ? level.tiles[tile] : nullptr; };
+  const TileRecord<kHeadDim>* next = record_of(base + lane / task.queries);
+  for (; base < end; base += task.estimating * in_pass) {
     const int32_t tile = base + lane / task.queries;
+    const TileRecord<kHeadDim>* record = next;
+    next = record_of(tile + task.estimating * in_pass);
+    if (next != nullptr && column < 2) PrefetchLine(column == 0 ? next->value_scales : next->energies);
     TileShare share = {};
-    if (has_tile && tile < end) share = WeighTile(level, tile, lane, memory, sums);
+    if (record != nullptr) share = WeighTile(level, tile, record, lane, memory, sums);
     const uint32_t items = share.own | (share.rest > 0 ? kMeanOfTile : 0);
     uint32_t pending = 0;  // clusters of the tile, and its mean, that any query takes
     for (int k = 0; k < task.queries; ++k) pending |= __shfl_sync(kAllLanes, items, (first_lane + k) % 32);
@@ -167,13 +174,12 @@ __device__ __forceinline__ void EstimatePart(const Task& task, const EstimateLev
       const int count = min(__popc(pending), kTurnRows / in_pass);  // rows of the tile in this turn
       const uint32_t before = SumBefore<32>(column == 0 ? count : 0);
       const int place = first + waiting + __shfl_sync(kAllLanes, before, first_lane);
-      const TileRecord<kHeadDim>* record = pending != 0 ? level.tiles[tile] : nullptr;
       for (int i = 0; i < count; ++i) {
         const int c = __ffs(static_cast<int>(pending)) - 1;
         pending &= pending - 1;
         ClusterWeight weight = {0, 0};
         if (c == kClusterTile) {
-          weight = {share.rest * record->mean_scale, share.rest_term * record->mean_scale};
+          weight = {share.rest, share.rest_term};
         } else if ((share.own >> c & 1) != 0) {
           weight = memory.own[c][lane];
         }

@@ -215,6 +215,12 @@ __device__ __forceinline__ void ScoreTile(const StepArgs& args, int level, const
     }
     const float x = sizes.x > 0 ? logits.x : -INFINITY;
     const float y = sizes.y > 0 ? logits.y : -INFINITY;
+    if (level == 0 && args.rules.least > -INFINITY) {
+      float top = fmaxf(RankOf(x, kappa, spreads.x, terms.widths[q]), RankOf(y, kappa, spreads.y, terms.widths[q]));
+#pragma unroll
+      for (int step = 4; step < 32; step *= 2) top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, step));
+      if (g == 0 && query < args.group) scores.tops[to * args.group + query] = top;
+    }
     AddPair(x, static_cast<float>(sizes.x), y, static_cast<float>(sizes.y), sums[q].max_logit, sums[q].mass);
     if (args.rules.by_share != 0) continue;
     AddPair(fminf(x + kappa * ClampLogit(spreads.x * terms.widths[q]), FLT_MAX), 1,
@@ -304,10 +310,12 @@ __global__ void __launch_bounds__(32 * kScoreWarps, kHeadDim* kQuads > 256 ? 2 :
   extern __shared__ uint4 stages[];
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  WaitForInputs();
-  LetNextKernelStart();
   const ScorePart part = args.score_parts[level][blockIdx.x];  // behind the last there is room to read
   if (blockIdx.x >= args.size->score_parts[level]) return;
+  __shared__ QueryBytes<kHeadDim, kQuads> bytes;
+  QuantizeQueries(args, part.head, bytes);
+  WaitForInputs();
+  LetNextKernelStart();
   const void* const* tiles = part.tiles;
   int32_t n_tiles = part.n_tiles;
   if (args.rules.two_level != 0) {
@@ -325,8 +333,6 @@ __global__ void __launch_bounds__(32 * kScoreWarps, kHeadDim* kQuads > 256 ? 2 :
   auto* ring = reinterpret_cast<ScoredRecord<kHeadDim>*>(stages) + warp * kStages;
   // Lane i knows the record of tile `first` + i, later those of the next 32.
   const void* record = first + lane < end ? tiles[first + lane] : nullptr;
-  __shared__ QueryBytes<kHeadDim, kQuads> bytes;
-  QuantizeQueries(args, part.head, bytes);
   const auto start = [&](int32_t tile) {
     const int32_t i = (tile - first) % 32;
     if (i == 0 && tile > first) record = tile + lane < end ? tiles[tile + lane] : nullptr;

@@ -4,9 +4,9 @@
 // A thread-block cluster of 1 to 8 CTAs takes a head, each a stretch of its tiles. The budget ends at a place in the
 // order of importance; radix histograms over places, summed over the CTAs through their shared memory, find the bin in
 // which it ends, and as soon as few clusters are in it they are compared one by one. Where importance has a least value
-// and the budget reaches as far, that is the place, and no histogram is made. Importance counts in steps of 2^-20 nats
-// down to 64 nats below kMostImportance; what is equal then goes by the number of the cluster. The lists do not depend
-// on timing.
+// and the budget reaches as far, that is the place, no histogram is made, and only tiles that may have a cluster before
+// it are looked at. Importance counts in steps of 2^-20 nats down to 64 nats below kMostImportance; what is equal then
+// goes by the number of the cluster. The lists do not depend on timing.
 #ifndef SWELL_CUDA_STEP_SELECT_CUH_
 #define SWELL_CUDA_STEP_SELECT_CUH_
 
@@ -78,6 +78,34 @@ __device__ __forceinline__ void AddTally(Tally tally, Tally* to) {
   atomicAdd(&to->clusters, tally.clusters);
 }
 
+// Leaves in the warp's stretch only the tiles that have a cluster before `limit`, by their tops; all, where there are
+// too many to note.
+template <int kHeadDim>
+__device__ __forceinline__ void KeepLikely(int32_t group, Place limit, SelectMemory& memory, Ranked* kept,
+                                           Stretch<kHeadDim>& stretch) {
+  const int lane = threadIdx.x % 32;
+  int32_t* likely = memory.likely[threadIdx.x / 32];
+  int32_t count = 0;
+  for (int32_t first = stretch.first; first < stretch.end; first += 32) {
+    const int32_t tile = min(first + lane, stretch.end - 1);
+    float best = -INFINITY;
+#pragma unroll 4
+    for (int g = 0; g < group; ++g) {
+      best = fmaxf(best, stretch.scores.tops[static_cast<int64_t>(tile) * group + g] - memory.shifts[g]);
+    }
+    const bool is_likely = first + lane < stretch.end && PlaceOf(KeyOf(best), 0) < limit;
+    const unsigned all = __ballot_sync(kAllLanes, is_likely);
+    const int32_t at = count + __popc(all & ((1U << lane) - 1));
+    if (is_likely && at < kLikelyTiles) likely[at] = tile;
+    count += __popc(all);
+  }
+  __syncwarp();
+  if (count > kLikelyTiles) return;
+  stretch.likely = likely;
+  stretch.n_likely = count;
+  stretch.kept = kept + threadIdx.x / 32 * kKeptTurns * 32;
+}
+
 // Finds the key of every cluster of the stretch. With a `limit` it adds up those before it, else it counts the weight
 // of each in the bin of the first digit. With `preference` clusters that are not near lose so many nats.
 template <int kHeadDim>
@@ -106,7 +134,7 @@ __device__ __forceinline__ void RankStretch(const StepArgs& args, const Stretch<
 #pragma unroll
       for (int u = 0; u < kTurnsAtOnce; ++u) {
         const float logit = logits[u][g * kClusterTile];
-        const float rank = logit + args.rules.kappa * (shapes[u].spread * widths[u][g]);
+        const float rank = RankOf(logit, args.rules.kappa, shapes[u].spread, widths[u][g]);
         best[u] = by_mass ? best[u] + ExpBelow(logit, shift) : fmaxf(best[u], rank - shift);
       }
     }
@@ -401,6 +429,8 @@ __device__ __forceinline__ Stretch<kHeadDim> StretchOf(const StepArgs& args, con
   const int warps = ClusterSize() * kWarps;
   stretch.first = static_cast<int32_t>(Cut(stretch.n_tiles, ClusterRank() * kWarps + warp, warps));
   stretch.end = static_cast<int32_t>(Cut(stretch.n_tiles, ClusterRank() * kWarps + warp + 1, warps));
+  stretch.likely = nullptr;
+  stretch.n_likely = 0;
   stretch.scores = ScoresFrom(args.scores[level], first_tile, args.group);
   // All warps or none: the shape of the code that reads them is the same.
   const bool fits = stretch.n_tiles <= int64_t{2} * kKeptTurns * warps;
@@ -417,11 +447,13 @@ __global__ void __launch_bounds__(kSelectThreads, 1) SelectKernel(const StepArgs
   const int h = blockIdx.x / ClusterSize();
   for (int i = threadIdx.x; i < kBins; i += kSelectThreads) memory.bins[i] = 0;
   if (threadIdx.x == 0) memory.own_better = {0, 0};
-  WaitForInputs();
-  LetNextKernelStart();
   if (h >= args.size->heads) return;  // the whole cluster
   const HeadPlan& head = args.heads[h];
   const HeadBudget budget = PlanBudget(args, head);
+  const std::byte** addresses = args.addresses + head.first_address;
+  if (level == 0) ListSteadyTokens<kHeadDim>(args, head, addresses);
+  WaitForInputs();
+  LetNextKernelStart();
   Selection* to = args.scores[level].selected + h;
   if (level == 1 && !budget.upper) {
     if (rank == 0 && threadIdx.x == 0) {
@@ -430,10 +462,9 @@ __global__ void __launch_bounds__(kSelectThreads, 1) SelectKernel(const StepArgs
     }
     return;
   }
-  const Stretch<kHeadDim> stretch = StretchOf<kHeadDim>(args, head, h, level, budget.upper, kept);
+  const Stretch<kHeadDim> all_tiles = StretchOf<kHeadDim>(args, head, h, level, budget.upper, kept);
+  Stretch<kHeadDim> stretch = all_tiles;
   const bool everything = level == 0 && budget.everything;
-  const std::byte** addresses = args.addresses + head.first_address;
-  if (level == 0) ListSteadyTokens<kHeadDim>(args, head, addresses);
   if (everything) {
     TakeEverything(stretch, memory);
   } else {
@@ -444,9 +475,18 @@ __global__ void __launch_bounds__(kSelectThreads, 1) SelectKernel(const StepArgs
     __syncthreads();
     const bool any = level == 1 || args.rules.least == -INFINITY;
     const Place limit = any ? kAllPlaces : PlaceOf(KeyOf(args.rules.least) + 1, 0);
-    RankStretch(args, stretch, by_clusters, limit, level == 0 ? args.buffer.preference : 0, memory);
+    const float preference = level == 0 ? args.buffer.preference : 0;
     const auto most = static_cast<uint32_t>(level == 0 ? budget.retrieve : budget.open_tokens);
-    if (any || !TakeBefore(limit, most, by_clusters, memory)) FindEnd(stretch, most, by_clusters, any, memory);
+    // What is estimated of the rest may end at a rank, which needs the order of all.
+    if (!any && head.estimate[0] >= stretch.n_tiles * int64_t{kClusterTile}) {
+      KeepLikely(args.group, limit, memory, kept, stretch);
+    }
+    if (!any) RankStretch(args, stretch, by_clusters, limit, preference, memory);
+    if (any || !TakeBefore(limit, most, by_clusters, memory)) {
+      stretch = all_tiles;
+      RankStretch(args, stretch, by_clusters, kAllPlaces, preference, memory);
+      FindEnd(stretch, most, by_clusters, true, memory);
+    }
   }
   int64_t before = 0;
   Tally all = {0, 0};

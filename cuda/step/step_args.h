@@ -44,6 +44,7 @@ struct ClusterShape {
 struct LevelScores {
   float* logits;          // [tiles, group, kClusterTile]
   float* widths;          // [tiles, group]: sigma of a cluster = its spread * width
+  float* tops;            // [tiles, group]: largest rank of the tile's clusters; only where StepRules::least rules
   ClusterShape* shapes;   // [tiles, kClusterTile], of what is scored
   const void** contents;  // [tiles]: TileRecord::content
   PartSums* sums;         // [score parts, group]

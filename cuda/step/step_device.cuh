@@ -50,6 +50,9 @@ __device__ __forceinline__ uint4 LoadOnce(const void* from) {
   return value;
 }
 
+// Asks for the bytes that lie there, for the second cache.
+__device__ __forceinline__ void PrefetchLine(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
+
 // Eight elements of a query, as floats.
 __device__ __forceinline__ void LoadEight(const void* queries, int64_t element, bool is_half, float (&to)[8]) {
   const uint4 raw = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(queries) + element);
@@ -110,10 +113,16 @@ __device__ __forceinline__ const TileRecord<kHeadDim>* const* TilesOf(const Step
   return reinterpret_cast<const TileRecord<kHeadDim>* const*>(tiles);
 }
 
+// What a cluster ranks by, except under kMass. The same bits wherever it is computed.
+__device__ __forceinline__ float RankOf(float logit, float kappa, float spread, float width) {
+  return __fmaf_rn(kappa, __fmul_rn(spread, width), logit);
+}
+
 // The arrays of tiles from `tile` on.
 __device__ __forceinline__ LevelScores ScoresFrom(LevelScores scores, int64_t tile, int32_t group) {
   scores.logits += tile * group * kClusterTile;
   scores.widths += tile * group;
+  scores.tops += tile * group;
   scores.shapes += tile * kClusterTile;
   scores.contents += tile;
   scores.keys += tile * kClusterTile;

@@ -11,8 +11,9 @@ constexpr int kSelectThreads = 512;
 constexpr int kMaxCtas = 8;  // of a cluster
 constexpr int kBins = 2048;
 constexpr int kBinBits = 11;
-constexpr int kFewClusters = 512;  // are compared one by one
-constexpr int kKeptTurns = 16;     // of a warp: so many clusters a lane stay in shared memory
+constexpr int kFewClusters = 512;             // are compared one by one
+constexpr int kKeptTurns = 16;                // of a warp: so many clusters a lane stay in shared memory
+constexpr int kLikelyTiles = 2 * kKeptTurns;  // of a warp, at most
 
 __device__ __forceinline__ Place PlaceOf(uint32_t key, int64_t number) {
   return key == kNoKey ? kNoPlace : static_cast<Place>(key) << kNumberBits | static_cast<Place>(number);
@@ -58,6 +59,7 @@ struct SelectMemory {
   uint32_t bin;
   uint32_t before;
   uint32_t in_bin;
+  int32_t likely[kSelectThreads / 32][kLikelyTiles];
   float shifts[kMaxGroup];  // log of the mass that importance is relative to
 };
 
@@ -94,17 +96,23 @@ struct Stretch {
   int32_t n_tiles;
   int32_t first;
   int32_t end;
+  const int32_t* likely;  // its only tiles that matter, ascending; null: all from `first` to `end` do
+  int32_t n_likely;
   LevelScores scores;  // from the head's first tile on
   Ranked* kept;        // [turns, 32] in shared memory; null: there are too many
 
-  __device__ int32_t turns() const { return (end - first + 1) / 2; }
+  __device__ int32_t tiles_of_warp() const { return likely != nullptr ? n_likely : end - first; }
+  __device__ int32_t turns() const { return (tiles_of_warp() + 1) / 2; }
   __device__ int32_t Tile(int32_t turn) const {
-    return first + 2 * turn + static_cast<int32_t>(threadIdx.x) % 32 / kClusterTile;
+    const int32_t i = 2 * turn + static_cast<int32_t>(threadIdx.x) % 32 / kClusterTile;
+    return likely != nullptr ? likely[min(i, n_likely - 1)] : first + i;
   }
   __device__ uint32_t Number(int32_t turn) const {
     return static_cast<uint32_t>(Tile(turn)) * kClusterTile + threadIdx.x % kClusterTile;
   }
-  __device__ bool Has(int32_t turn) const { return Tile(turn) < end; }
+  __device__ bool Has(int32_t turn) const {
+    return 2 * turn + static_cast<int32_t>(threadIdx.x) % 32 / kClusterTile < tiles_of_warp();
+  }
 };
 
 // Calls visit(turn, place, tokens) for every turn, by all lanes; where there is no cluster the place is kNoPlace.
