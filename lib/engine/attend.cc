@@ -142,7 +142,7 @@ int64_t MetaBytes(const HeadShape& shape, const HeadStep& step) {
   return step.clusters_scored * scored + step.clusters_estimated * estimated + step.keys_compared * key;
 }
 
-// Has the answer checked when it is its turn and there is memory for it. [group]: the kernels' prediction and what was
+// Has the answer checked when it is its turn and there is memory for it. [group]: the raw error and what was
 // made of it. What is dropped is not in the prediction: where there is some, nothing can be learned.
 void AuditAnswer(Context& context, int32_t layer, const Unit& unit, const RetrievalOptions& retrieval,
                  const HeadTask& task, const std::array<float, kMaxGroup>& raw,
@@ -187,7 +187,10 @@ void RunRetrieve(Context& context, int32_t layer, const Unit& unit) {
   if (!step.segments.empty()) {
     std::array<float, kMaxGroup> raw{};
     attention::PredictError(shape, task.State(0), task.Errors(0), raw.data(), shares.data());
-    for (int32_t g = 0; g < shape.group; ++g) errors[g] = context.audits.Predict(layer, unit.head, g, raw[g]);
+    for (int32_t g = 0; g < shape.group; ++g) {
+      raw[g] = RawError(raw[g], shares[g]);
+      errors[g] = context.audits.Predict(layer, unit.head, g, raw[g]);
+    }
     AuditAnswer(context, layer, unit, *step.retrieval, task, raw, errors);
   }
   WriteOutput(context, job, unit.head, unit.first_query, 1, task.State(0));

@@ -16,13 +16,21 @@ AuditBook::AuditBook(const ModelShape& shape, int64_t interval)
     : kv_heads_(shape.kv_heads),
       group_(shape.group),
       interval_(interval),
-      calls_(new std::atomic<int64_t>[static_cast<size_t>(shape.layers * kv_heads_)]()),
+      turns_(new Turns[static_cast<size_t>(shape.layers * kv_heads_)]),
       calibrations_(new Calibration[static_cast<size_t>(shape.layers * kv_heads_ * group_)]) {}
 
 bool AuditBook::IsDue(int32_t layer, int32_t head) {
   if (interval_ == 0) return false;
-  const int64_t call = calls_[layer * kv_heads_ + head].fetch_add(1, std::memory_order_relaxed) + 1;
-  return call < interval_ ? std::has_single_bit(static_cast<uint64_t>(call)) : call % interval_ == 0;
+  Turns& turns = TurnsOf(layer, head);
+  const int64_t call = turns.calls.fetch_add(1, std::memory_order_relaxed) + 1;
+  return call >= turns.due.load(std::memory_order_relaxed) && !busy.load(std::memory_order_relaxed);
+}
+
+void AuditBook::Begin(int32_t layer, int32_t head) {
+  Turns& turns = TurnsOf(layer, head);
+  const int64_t call = turns.calls.load(std::memory_order_relaxed);
+  const int64_t doubled = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(call) + 1));
+  turns.due.store(std::min(doubled, (call / interval_ + 1) * interval_), std::memory_order_relaxed);
 }
 
 void AuditBook::Enter(const Audit& audit, const std::vector<float>& actual) {
@@ -63,8 +71,10 @@ void RunAudit(Context& context, const Audit& audit) {
 }
 
 void StartAudit(Context& context, std::unique_ptr<Audit> audit) {
-  if (context.options.deterministic) return RunAudit(context, *audit);
-  if (context.audits.busy.exchange(true)) return;
+  const bool later = !context.options.deterministic;
+  if (later && context.audits.busy.exchange(true)) return;
+  context.audits.Begin(audit->layer_index, audit->head);
+  if (!later) return RunAudit(context, *audit);
   // The queue copies what it holds.
   try {
     std::shared_ptr<Audit> shared = std::move(audit);

@@ -27,7 +27,7 @@ struct Audit {
   int64_t position = 0;          // of the query
   std::vector<float> queries;    // [group, head_dim]
   std::vector<float> output;     // [group, head_dim], as answered
-  std::vector<float> raw;        // [group]: the kernels' prediction
+  std::vector<float> raw;        // [group]: RawError
   std::vector<float> predicted;  // [group]: what the certificate said
 };
 
@@ -36,10 +36,14 @@ class AuditBook {
   // Throws std::bad_alloc. `interval` in calls of a head, 0: no audits.
   AuditBook(const ModelShape& shape, int64_t interval);
 
-  // Relative error of the output of query head `g` of a KV head, from what the kernels say of it.
+  // Relative error of the output of query head `g` of a KV head, from its raw error.
   float Predict(int32_t layer, int32_t head, int32_t g, float raw) const { return At(layer, head)[g].Predict(raw); }
-  // Counts a call; true for those to be audited: calls 1, 2, 4, 8, ... and then every `interval`.
+  // Counts a call; true for those to be audited: calls 1, 2, 4, 8, ... and then every `interval`. While an audit is
+  // busy none is: a head that is passed over stays due, so that those of heads whose turns fall together come one by
+  // one.
   bool IsDue(int32_t layer, int32_t head);
+  // An audit of the head begins: it is due again after its next turn.
+  void Begin(int32_t layer, int32_t head);
   // Enters the true relative errors [group] of an audit.
   void Enter(const Audit& audit, const std::vector<float>& actual);
 
@@ -48,24 +52,32 @@ class AuditBook {
   std::atomic<int64_t> within_2{0};
   std::atomic<int64_t> within_3{0};
   std::atomic<double> factor_sum{0};  // over them, of the greater of the two over the lesser
-  // One audit waits or runs at a time; others are passed over.
+  // One audit waits or runs in the background at a time.
   std::atomic<bool> busy{false};
 
  private:
+  // Calls of a head so far, and the one that is audited next.
+  struct Turns {
+    std::atomic<int64_t> calls{0};
+    std::atomic<int64_t> due{1};
+  };
+
+  Turns& TurnsOf(int32_t layer, int32_t head) const { return turns_[layer * kv_heads_ + head]; }
   // [group]
   Calibration* At(int32_t layer, int32_t head) const { return &calibrations_[(layer * kv_heads_ + head) * group_]; }
 
   const int64_t kv_heads_, group_;
   const int64_t interval_;
-  const std::unique_ptr<std::atomic<int64_t>[]> calls_;  // [layers, kv_heads]
-  std::mutex mutex_;                                     // audits are entered one by one
-  const std::unique_ptr<Calibration[]> calibrations_;    // [layers, kv_heads, group]
+  const std::unique_ptr<Turns[]> turns_;               // [layers, kv_heads]
+  std::mutex mutex_;                                   // audits are entered one by one
+  const std::unique_ptr<Calibration[]> calibrations_;  // [layers, kv_heads, group]
 };
 
 // Computes the answer exactly and enters the result. Throws std::bad_alloc.
 void RunAudit(Context& context, const Audit& audit);
 
-// Runs the audit on a background thread, or at once in a deterministic engine. An audit that gets no memory is dropped.
+// Runs the audit on a background thread, or at once in a deterministic engine. One that finds another at work, or gets
+// no memory, is dropped.
 void StartAudit(Context& context, std::unique_ptr<Audit> audit);
 
 }  // namespace swell

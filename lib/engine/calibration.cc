@@ -8,20 +8,26 @@
 namespace swell {
 namespace {
 
-// True error over the kernels' prediction before any audit: 2.4 to 3.9 on needles, lines and recall at 16K tokens of a
-// real model (docs/measurements.md).
-constexpr double kFirstFactor = 2.7;
-// The middle of the predictions seen there, log, and the least that is told from nothing.
-constexpr double kCentre = -4.5;
-constexpr double kLeastRaw = 4e-6;
+// Powers of deviation and share in the raw error, and the true error over it before any audit: needles, lines and
+// recall at 8K tokens of a real model (docs/measurements.md).
+constexpr float kDeviationPower = 0.7F;
+constexpr float kSharePower = 0.2F;
+constexpr double kFirstFactor = 1.2;
+// The middle of the raw errors seen there, log, and the least that is told from nothing.
+constexpr double kCentre = -3.5;
+constexpr double kLeastRaw = 1e-5;
 // Audits that the line of all heads counts as, in its offset and, with their squared distance from the centre, slope.
-constexpr double kPriorOffset = 1, kPriorSlope = 10;
+constexpr double kPriorOffset = 1, kPriorSlope = 3;
 // Older audits fade: the line is one through about this many.
-constexpr double kMemory = 64;
+constexpr double kMemory = 6;
 
 double LogRaw(float raw) { return std::log(std::max(static_cast<double>(raw), kLeastRaw)); }
 
 }  // namespace
+
+float RawError(float deviation, float share) {
+  return std::pow(deviation, kDeviationPower) * std::pow(share, kSharePower);
+}
 
 float Calibration::Predict(float raw) const {
   const Line line = line_.load(std::memory_order_relaxed);
