@@ -36,10 +36,14 @@ struct KeyTable {
   std::span<const KeyChunk> chunks;
 };
 
-// How hard a search tries; more of either finds more.
+// How hard a search tries, where more of either finds more, and where it begins.
 struct SearchEffort {
-  int64_t pool = 128;     // graph: candidates kept, at least top_k; IVF: lists probed; HNSW: efSearch; flat: not used
+  // graph: so many of the best candidates have their edges followed; IVF: lists probed; HNSW: efSearch; flat: not used
+  int64_t pool = 128;
   int64_t visits = 8192;  // graph: most keys that a query is compared with
+  // graph: tokens that the search of each query begins at, [n_queries] lists or none; those that it does not know are
+  // passed over, and a query that is left without any begins at keys of the sampled queries.
+  std::span<const std::span<const uint32_t>> entries = {};
 };
 
 // One token that was found; q . k is not scaled. Unused places hold token -1 and -inf.

@@ -6,8 +6,11 @@
 #include <memory>
 #include <new>
 #include <numeric>
+#include <span>
 
 #include "lib/engine/key_graph.h"
+#include "lib/engine/ranked_level.h"
+#include "swell/attention.h"
 #include "swell/key_index.h"
 
 namespace swell {
@@ -39,6 +42,30 @@ SearchEffort EffortOf(IndexKind kind, int64_t tokens, int64_t top_k) {
 
 }  // namespace
 
+bool BeginsAtClusters(const HeadStep& step) { return step.sequence->index.kind == IndexKind::kGraph; }
+
+std::vector<std::vector<uint32_t>> EntryTokens(const HeadStep& step, int32_t group) {
+  const RankedLevel& level = step.clusters;
+  const int64_t origin = step.segments.front().rows.first_token;
+  const auto entries = static_cast<size_t>(level.entries);
+  const std::vector<uint32_t> sizes(entries, 1);  // clusters are counted; padding is scored below all of them
+  std::vector<attention::Zone> zones(entries);
+  std::vector<uint32_t> scratch(entries);
+  std::vector<std::vector<uint32_t>> tokens(static_cast<size_t>(group));
+  for (int32_t g = 0; g < group; ++g) {
+    attention::SelectClusters(level.entries, &level.logits[g * level.entries], sizes.data(), BudgetUnit::kClusters,
+                              kEntryClusters, attention::kLeastImportance, level.entries, zones.data(), scratch.data());
+    ForEachRetrieved(level.runs, zones.data(), [&](size_t r, int64_t first, int64_t last) {
+      const uint32_t* first_rows = level.runs[r].view->first_rows;
+      const KvRun& rows = step.segments[level.segments[r]].rows;
+      for (uint32_t row = first_rows[first]; row < first_rows[last]; ++row) {
+        tokens[g].push_back(static_cast<uint32_t>(rows.first_token - origin + rows.offsets[row]));
+      }
+    });
+  }
+  return tokens;
+}
+
 std::optional<int64_t> TokensKnown(const HeadStep& step) {
   const SequenceOptions& options = *step.sequence;
   const int64_t sealed = step.layer->sealed_end - options.sink_tokens;
@@ -63,7 +90,11 @@ std::vector<int64_t> FindTokens(const HeadShape& shape, HeadStep& step) {
   const KeyIndex& index = FindIndex(step, table, own);
   // Heads of a group share tokens, so each brings twice its part.
   const int64_t top_k = std::min({known, step.budget.tokens, 2 * (step.budget.tokens / shape.group + 1)});
-  const SearchEffort effort = EffortOf(step.sequence->index.kind, known, top_k);
+  SearchEffort effort = EffortOf(step.sequence->index.kind, known, top_k);
+  std::vector<std::vector<uint32_t>> begins;
+  if (BeginsAtClusters(step)) begins = EntryTokens(step, shape.group);
+  const std::vector<std::span<const uint32_t>> entries(begins.begin(), begins.end());
+  effort.entries = entries;
   std::vector<FoundKey> found(static_cast<size_t>(shape.group * top_k));
   // What it may say is that memory was refused.
   if (!index.Search(table, step.queries, shape.group, top_k, effort, found.data(), &step.keys_compared).ok()) {

@@ -2,7 +2,10 @@
 #ifndef SWELL_LIB_ENGINE_RANKED_LEVEL_H_
 #define SWELL_LIB_ENGINE_RANKED_LEVEL_H_
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <vector>
@@ -42,6 +45,23 @@ struct RankedLevel {
     return {logits.get() + piece.first_entry, widths.get() + piece.first_run * group, entries};
   }
 };
+
+// Calls take(run, first, last) for every stretch of retrieved clusters [first, last) of run number `run`; `zones` are
+// those of the entries of `runs`.
+template <typename Take>
+void ForEachRetrieved(std::span<const ClusterRun> runs, const attention::Zone* zones, const Take& take) {
+  constexpr auto kRetrieved = static_cast<int>(attention::Zone::kRetrieved);
+  for (size_t r = 0; r < runs.size(); ++r) {
+    const attention::Zone* end = zones + runs[r].clusters;
+    const attention::Zone* last = zones;
+    while (const void* found = std::memchr(last, kRetrieved, static_cast<size_t>(end - last))) {
+      const auto* first = static_cast<const attention::Zone*>(found);
+      last = std::find_if(first, end, [](attention::Zone zone) { return zone != attention::Zone::kRetrieved; });
+      take(r, first - zones, last - zones);
+    }
+    zones += attention::TileEntries(runs[r].clusters);
+  }
+}
 
 }  // namespace swell
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <optional>
 
 #include "lib/engine/find_tokens.h"
@@ -150,23 +149,6 @@ attention::Retrieved SelectLevel(const HeadShape& shape, const HeadStep& step, B
                                    level.zones.get(), scratch.get());
 }
 
-// Calls take(run, first, last) for every stretch of retrieved clusters [first, last) of run number `run`.
-template <typename Take>
-void ForEachRetrieved(const RankedLevel& level, const Take& take) {
-  constexpr auto kRetrieved = static_cast<int>(attention::Zone::kRetrieved);
-  const attention::Zone* zones = level.zones.get();
-  for (size_t r = 0; r < level.runs.size(); ++r) {
-    const attention::Zone* end = zones + level.runs[r].clusters;
-    const attention::Zone* last = zones;
-    while (const void* found = std::memchr(last, kRetrieved, static_cast<size_t>(end - last))) {
-      const auto* first = static_cast<const attention::Zone*>(found);
-      last = std::find_if(first, end, [](attention::Zone zone) { return zone != attention::Zone::kRetrieved; });
-      take(r, first - zones, last - zones);
-    }
-    zones += attention::TileEntries(level.runs[r].clusters);
-  }
-}
-
 // Clusters of a level that are estimated when all can be.
 int64_t EstimateShare(const HeadStep& step, const RankedLevel& level) {
   return std::llround(static_cast<double>(step.retrieval->estimate_share) * static_cast<double>(level.clusters));
@@ -183,7 +165,7 @@ void OpenSuperClusters(const HeadShape& shape, HeadStep& step) {
   const attention::Retrieved opened = SelectLevel(shape, step, BudgetUnit::kTokens, step.budget.open_tokens,
                                                   attention::kLeastImportance, estimate, step.supers);
   CountClusters(step.supers, opened, estimate, step);
-  ForEachRetrieved(step.supers, [&](size_t run, int64_t first, int64_t last) {
+  ForEachRetrieved(step.supers.runs, step.supers.zones.get(), [&](size_t run, int64_t first, int64_t last) {
     const int32_t segment = step.supers.segments[run];
     const ClusterView& view = step.segments[segment].index->clusters();
     const int64_t begin = first * kClusterTile;
@@ -199,7 +181,7 @@ void SelectClusters(const HeadShape& shape, HeadStep& step) {
       SelectLevel(shape, step, step.retrieval->unit, step.budget.retrieve, least, step.budget.estimate, step.clusters);
   CountClusters(step.clusters, retrieved, step.budget.estimate, step);
   step.tokens_read += retrieved.tokens;
-  ForEachRetrieved(step.clusters, [&](size_t r, int64_t first, int64_t last) {
+  ForEachRetrieved(step.clusters.runs, step.clusters.zones.get(), [&](size_t r, int64_t first, int64_t last) {
     const ClusterRun& run = step.clusters.runs[r];
     const uint32_t* rows = run.view->first_rows + run.first;
     const KvRun& segment = step.segments[step.clusters.segments[r]].rows;
@@ -248,13 +230,15 @@ void TakeOut(const HeadShape& shape, const ClusteredSegment& segment, std::span<
 // their clusters.
 void SelectTokens(Context& context, HeadStep& step) {
   const HeadShape shape = context.head_shape();
+  const bool estimates = step.budget.estimate > 0;
+  if (estimates || BeginsAtClusters(step)) {
+    ScoreLevel(context, step, step.clusters);
+    CountClusters(step.clusters, {}, step.budget.estimate, step);
+  }
   const std::vector<int64_t> tokens = FindTokens(shape, step);
   step.tokens_read += static_cast<int64_t>(tokens.size());
-  const bool estimates = step.budget.estimate > 0;
   if (estimates) {
-    ScoreLevel(context, step, step.clusters);
     SelectLevel(shape, step, BudgetUnit::kTokens, 0, attention::kLeastImportance, step.budget.estimate, step.clusters);
-    CountClusters(step.clusters, {}, step.budget.estimate, step);
   }
   int64_t first_entry = 0;
   auto next = tokens.begin();

@@ -117,6 +117,27 @@ TEST(GraphIndexTest, QueriesOfItsKindAreServedBetter) {
   EXPECT_GE(Recall(*aware, world, queries, 50, effort), Recall(*plain, world, queries, 50, effort) + 0.1);
 }
 
+// Few steps from the right tokens find them; few steps from the wrong ones, or without any, do not.
+TEST(GraphIndexTest, SearchesBeginWhereTheyAreTold) {
+  const KeyWorld world(DType::kFloat32, kHeadDim, RandomRows(3000, kHeadDim, 0, kSeed));
+  const auto index = Build({}, world.table, RandomQueries(1000, kHeadDim, kSeed));
+  ASSERT_NE(index, nullptr);
+  const std::vector<float> queries = RandomQueries(20, kHeadDim, kSeed + 1);
+  std::vector<std::vector<uint32_t>> best(20), worst(20);
+  for (int64_t q = 0; q < 20; ++q) {
+    const std::vector<int64_t> order = world.Best(&queries[q * kHeadDim], 3000, 3000);
+    best[q].assign(order.begin(), order.begin() + 40);
+    worst[q].assign(order.end() - 40, order.end());
+  }
+  const auto recall = [&](const std::vector<std::vector<uint32_t>>& lists) {
+    const std::vector<std::span<const uint32_t>> entries(lists.begin(), lists.end());
+    return Recall(*index, world, queries, 40, {.pool = 1, .visits = 200, .entries = entries});
+  };
+  EXPECT_EQ(recall(best), 1.0) << "seed " << kSeed;
+  EXPECT_LT(recall(worst), 0.5);
+  EXPECT_LT(recall({}), 0.9);
+}
+
 // Queries see the keys before them only.
 TEST(GraphIndexTest, VisibleKeysMayDiffer) {
   const KeyWorld world(DType::kFloat32, kHeadDim, RandomRows(1200, kHeadDim, 20, kSeed));

@@ -3,8 +3,10 @@
 
 #include <atomic>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <set>
+#include <span>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -67,6 +69,27 @@ TEST_P(KeyIndexContract, FindsTheBestKeys) {
   EXPECT_EQ(index->tokens(), world.tokens());
   EXPECT_GT(index->bytes(), 0U);
   EXPECT_GE(Recall(*index, world, RandomQueries(20, kHeadDim, kSeed + 1), 50, kMuch), kind().recall);
+}
+
+// Where a search begins changes what it costs, not what it may find: any tokens will do, also twice the same, others
+// than the index knows, and none at all.
+TEST_P(KeyIndexContract, EntriesMayBeAnyTokens) {
+  constexpr int64_t kQueries = 6;
+  const KeyWorld world(Storage(), kHeadDim, RandomRows(1000, kHeadDim, 40, kSeed), 8, true, kSeed);
+  const auto index = Build(world.table, RandomQueries(300, kHeadDim, kSeed));
+  ASSERT_NE(index, nullptr);
+  const std::vector<float> queries = RandomQueries(kQueries, kHeadDim, kSeed + 1);
+  const std::vector<uint32_t> lists[kQueries] = {
+      {}, {17}, {1000, 1001, 0x7FFFFFFF, 0xFFFFFFFF}, {5, 5, 5, 1000, 5}, {999, 0}, {3, 0xFFFFFFFE, 2, 1}};
+  const std::vector<std::span<const uint32_t>> entries(std::begin(lists), std::end(lists));
+  SearchEffort effort = kMuch;
+  effort.entries = entries;
+  EXPECT_GE(Recall(*index, world, queries, 50, effort), kind().recall) << "seed " << kSeed;
+  std::vector<FoundKey> found(kQueries * 10, {77, 7});
+  effort.entries = {entries.data(), kQueries - 1};
+  EXPECT_EQ(index->Search(world.table, queries.data(), kQueries, 10, effort, found.data(), nullptr).code(),
+            StatusCode::kInvalidArgument);
+  EXPECT_EQ(found[0].token, 77);
 }
 
 // What comes back is sorted, without repeats, with true products, and the rest is marked as unused.

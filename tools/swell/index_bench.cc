@@ -10,12 +10,15 @@
 #include <cstring>
 #include <iostream>
 #include <memory>
+#include <optional>
+#include <span>
 #include <utility>
 
 #include "swell/faiss_index.h"
 #include "swell/key_index.h"
 #include "tools/report/file.h"
 #include "tools/swell/command.h"
+#include "tools/swell/head_clusters.h"
 #include "tools/swell/json.h"
 #include "tools/swell/terminal.h"
 #include "tools/trace/trace.h"
@@ -33,6 +36,7 @@ struct Options {
   int64_t sinks = 4;
   int64_t window = 64;
   GraphOptions graph;
+  int64_t entry_clusters = 96;  // as in the engine; 0: the graph's own entries
   int32_t ivf_lists = 0;
   int32_t hnsw_neighbours = 32;
   double seconds = 0;  // 0: as long as it takes
@@ -158,23 +162,43 @@ Result<std::unique_ptr<KeyIndex>> BuildIndex(const std::string& name, const Head
 std::vector<int64_t> Efforts(const std::string& name, const Options& options, int64_t keys) {
   if (name == "flat") return {1};
   std::vector<int64_t> efforts;
-  const int64_t first = name == "graph" || name == "hnsw" ? options.top_k : 1;
+  const int64_t first = name == "graph" ? 8 : name == "hnsw" ? options.top_k : 1;
   for (int64_t effort = first; effort <= keys / 2; effort += std::max<int64_t>(1, effort / 3)) {
     efforts.push_back(effort);
   }
   return efforts;
 }
 
-Result<SearchPoint> Measure(const KeyIndex& index, const Head& head, const Options& options, int64_t effort) {
+// One index of a head with what its searches begin with.
+struct Searched {
+  std::unique_ptr<KeyIndex> index;
+  std::optional<HeadClusters> clusters;
+};
+
+// Searches for all queries; *compared, which may be null, grows as in KeyIndex::Search, centroids of clusters included.
+Status SearchAll(Searched& searched, const Head& head, const Options& options, int64_t effort, FoundKey* found,
+                 int64_t* compared) {
+  const auto n_queries = static_cast<int64_t>(head.weights.size());
+  std::vector<std::vector<uint32_t>> tokens;
+  if (searched.clusters) {
+    tokens.resize(static_cast<size_t>(n_queries));
+    for (int64_t q = 0; q < n_queries; ++q) {
+      searched.clusters->AppendBest(&head.queries[q * head.table.head_dim], options.entry_clusters, tokens[q]);
+    }
+    if (compared != nullptr) *compared += n_queries * searched.clusters->clusters();
+  }
+  const std::vector<std::span<const uint32_t>> entries(tokens.begin(), tokens.end());
+  const SearchEffort search{.pool = effort, .visits = head.table.tokens, .entries = entries};
+  return searched.index->Search(head.table, head.queries.data(), n_queries, options.top_k, search, found, compared);
+}
+
+Result<SearchPoint> Measure(Searched& searched, const Head& head, const Options& options, int64_t effort) {
   const auto n_queries = static_cast<int64_t>(head.weights.size());
   std::vector<FoundKey> found(head.best.size());
-  const SearchEffort search{.pool = effort, .visits = head.table.tokens};
   int64_t scanned = 0;
-  SWELL_RETURN_IF_ERROR(
-      index.Search(head.table, head.queries.data(), n_queries, options.top_k, search, found.data(), &scanned));
+  SWELL_RETURN_IF_ERROR(SearchAll(searched, head, options, effort, found.data(), &scanned));
   const double begin = Now();
-  SWELL_RETURN_IF_ERROR(
-      index.Search(head.table, head.queries.data(), n_queries, options.top_k, search, found.data(), nullptr));
+  SWELL_RETURN_IF_ERROR(SearchAll(searched, head, options, effort, found.data(), nullptr));
   SearchPoint point;
   point.effort = effort;
   point.seconds = (Now() - begin) / static_cast<double>(n_queries);
@@ -204,10 +228,17 @@ Result<bool> MeasureHead(const std::string& name, const Head& head, const Option
   if (!index.ok()) return index.status();
   bench.build_seconds = Now() - begin;
   bench.bytes = static_cast<double>((*index)->bytes()) / static_cast<double>(head.table.tokens);
+  Searched searched{std::move(index).value(), {}};
+  if (name == "graph" && options.entry_clusters > 0) {
+    auto clusters = HeadClusters::Build(head.table);
+    if (!clusters.ok()) return clusters.status();
+    bench.centroids = static_cast<double>(clusters->clusters()) / static_cast<double>(head.table.tokens);
+    searched.clusters = std::move(clusters).value();
+  }
   const double enough = options.target + (1 - options.target) / 2;
   for (const int64_t effort : Efforts(name, options, head.table.tokens)) {
     if (Clock::now() >= end) return false;
-    const Result<SearchPoint> point = Measure(**index, head, options, effort);
+    const Result<SearchPoint> point = Measure(searched, head, options, effort);
     if (!point.ok()) return point.status();
     bench.points.push_back(*point);
     if (point->recall >= enough || point->scanned > 1) break;
@@ -319,6 +350,10 @@ Command AddIndexBench(CLI::App& program) {
       ->capture_default_str();
   app->add_option("--entry-queries", options->graph.entry_queries,
                   "Graph: queries that a search is compared with first")
+      ->capture_default_str();
+  app->add_option("--entry-clusters", options->entry_clusters,
+                  "Graph: clusters of the wave index at whose keys a search begins (0: at those of --entry-queries)")
+      ->check(CLI::Range(int64_t{0}, int64_t{65536}))
       ->capture_default_str();
   app->add_option("--build-queries", options->graph.max_queries, "Graph: queries of the text that it is drawn from")
       ->capture_default_str();

@@ -25,6 +25,7 @@ struct HeadBench {
   int32_t kv_head = 0;
   double build_seconds = 0;
   double bytes = 0;                 // a key
+  double centroids = 0;             // of clusters of the wave index, by the keys: `scanned` includes them
   std::vector<SearchPoint> points;  // by effort
 };
 

@@ -120,7 +120,7 @@ class FaissIndex final : public KeyIndex {
     return GuardFaiss([&]() -> Status {
       const std::shared_lock lock(mutex_);
       SWELL_RETURN_IF_ERROR(ValidateKeySearch(keys, storage_, head_dim_, 1, queries, n_queries, top_k, found));
-      SWELL_RETURN_IF_ERROR(ValidateEffort(effort));
+      SWELL_RETURN_IF_ERROR(ValidateEffort(effort, n_queries));
       if (n_queries == 0) return OkStatus();
       std::vector<float> products(static_cast<size_t>(n_queries * top_k));
       std::vector<FaissId> tokens(products.size());

@@ -41,7 +41,7 @@ class FlatKeyIndex final : public KeyIndex {
   Status Search(const KeyTable& keys, const float* queries, int64_t n_queries, int64_t top_k,
                 const SearchEffort& effort, FoundKey* found, int64_t* scanned) const override try {
     SWELL_RETURN_IF_ERROR(ValidateKeySearch(keys, storage_, head_dim_, 1, queries, n_queries, top_k, found));
-    SWELL_RETURN_IF_ERROR(ValidateEffort(effort));
+    SWELL_RETURN_IF_ERROR(ValidateEffort(effort, n_queries));
     const int64_t known = std::min(tokens(), keys.tokens);
     std::vector<FoundKey> best;
     for (int64_t q = 0; q < n_queries; ++q) {

@@ -7,8 +7,18 @@
 namespace swell::graph {
 namespace {
 
-// Keys that are compared together: their rows are asked for before the first one is read.
-constexpr size_t kBatchKeys = 64;
+// Candidates of `sorted` before `candidate`, by a search without branches to guess: where one belongs is news each
+// time.
+size_t Below(std::span<const Candidate> sorted, const Candidate& candidate) {
+  const Candidate* first = sorted.data();
+  size_t count = sorted.size();
+  while (count > 1) {
+    const size_t half = count / 2;
+    first = first[half - 1] < candidate ? first + half : first;
+    count -= half;
+  }
+  return static_cast<size_t>(first - sorted.data()) + (count == 1 && *first < candidate ? 1 : 0);
+}
 
 void Prefetch(std::span<const Slot> slots) {
   for (size_t i = 0; i < slots.size(); i += 64 / sizeof(Slot)) __builtin_prefetch(&slots[i]);
@@ -16,18 +26,16 @@ void Prefetch(std::span<const Slot> slots) {
 
 }  // namespace
 
-Beam::Beam(const KeyTable& table, const Adjacency& adjacency, int64_t pool, int64_t visits)
+Beam::Beam(const KeyTable& table, const Adjacency& adjacency, int64_t width, int64_t pool, int64_t visits)
     : storage_(table.storage),
       head_dim_(table.head_dim),
       rows_(table),
       adjacency_(adjacency),
+      width_(static_cast<size_t>(width)),
       pool_size_(static_cast<size_t>(pool)),
       visits_(visits) {
-  pool_.reserve(pool_size_ + 1);
+  pool_.reserve(pool_size_);
   neighbours_.reserve(kMaxDegree);
-  batch_.reserve(kBatchKeys);
-  batch_rows_.reserve(kBatchKeys);
-  products_.resize(kBatchKeys);
 }
 
 void Beam::Start(const float* query, Measure measure, int64_t keys) {
@@ -42,57 +50,74 @@ void Beam::Start(const float* query, Measure measure, int64_t keys) {
 
 bool Beam::Mark(uint32_t key) {
   uint64_t& marks = marks_[key / 64];
-  const uint64_t mark = uint64_t{1} << key % 64;
-  const bool seen = (marks & mark) != 0;
-  marks |= mark;
-  return !seen;
-}
-
-void Beam::Offer(float score, uint32_t key) {
-  const Candidate candidate(score, key);
-  if (pool_.size() == pool_size_) {
-    if (!(candidate < pool_.back())) return;
-    pool_.pop_back();
-  }
-  const auto at = std::upper_bound(pool_.begin(), pool_.end(), candidate);
-  next_ = std::min(next_, static_cast<size_t>(at - pool_.begin()));
-  pool_.insert(at, candidate);
+  const uint64_t seen = marks >> key % 64 & 1;
+  marks |= uint64_t{1} << key % 64;
+  return seen == 0;
 }
 
 void Beam::Visit(std::span<const uint32_t> keys) {
-  while (!keys.empty()) {
-    batch_.clear();
-    batch_rows_.clear();
-    while (!keys.empty() && batch_.size() < kBatchKeys && visited_ < visits_) {
-      const uint32_t key = keys.front();
-      keys = keys.subspan(1);
-      if (key >= keys_ || !Mark(key)) continue;
-      ++visited_;
-      const KeyRow row = rows_[key];
-      for (int64_t byte = 0; byte < head_dim_ * static_cast<int64_t>(DTypeSize(storage_)); byte += 64) {
-        __builtin_prefetch(row.elements + byte);
-      }
-      batch_.push_back(key);
-      batch_rows_.push_back(row);
+  while (!keys.empty() && visited_ < visits_) {
+    const size_t most = std::min({kBatchKeys, keys.size(), static_cast<size_t>(visits_ - visited_)});
+    size_t count = 0;
+    for (const uint32_t key : keys.first(most)) {
+      batch_[count] = key;  // and kept when it is new: most guesses would be wrong
+      count += key < keys_ && Mark(key) ? 1 : 0;
     }
-    if (batch_.empty()) return;
-    RowProducts(storage_, head_dim_, query_, batch_rows_, products_.data());
-    for (size_t i = 0; i < batch_.size(); ++i) {
-      Offer(measure_ == Measure::kDistance ? products_[i] - adjacency_.norm(batch_[i]) : products_[i], batch_[i]);
-    }
+    keys = keys.subspan(most);
+    Compare(count);
   }
 }
 
+void Beam::Compare(size_t count) {
+  if (count == 0) return;
+  visited_ += static_cast<int64_t>(count);
+  const auto row_bytes = head_dim_ * static_cast<int64_t>(DTypeSize(storage_));
+  for (size_t i = 0; i < count; ++i) {
+    batch_rows_[i] = rows_[batch_[i]];
+    for (int64_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(batch_rows_[i].elements + byte);
+  }
+  RowProducts(storage_, head_dim_, query_, {batch_rows_.data(), count}, products_.data());
+  const bool full = pool_.size() == pool_size_;
+  size_t fresh = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const float norm = measure_ == Measure::kDistance ? adjacency_.norm(batch_[i]) : 0;
+    fresh_[fresh] = Candidate(products_[i] - norm, batch_[i]);
+    fresh += !full || fresh_[fresh] < pool_.back() ? 1 : 0;
+  }
+  std::sort(fresh_.begin(), fresh_.begin() + static_cast<int64_t>(fresh));
+  Merge({fresh_.data(), fresh});
+}
+
+void Beam::Merge(std::span<const Candidate> fresh) {
+  size_t old = pool_.size();
+  for (size_t total = old + fresh.size(); total > pool_size_; --total) {  // the worst of both fall out
+    if (old > 0 && (fresh.empty() || fresh.back() < pool_[old - 1])) {
+      --old;
+    } else {
+      fresh = fresh.first(fresh.size() - 1);
+    }
+  }
+  pool_.resize(old + fresh.size());
+  // From the back, so that what lies between two of them moves once.
+  for (; !fresh.empty(); fresh = fresh.first(fresh.size() - 1)) {
+    const size_t at = Below({pool_.data(), old}, fresh.back());
+    std::move_backward(pool_.begin() + static_cast<int64_t>(at), pool_.begin() + static_cast<int64_t>(old),
+                       pool_.begin() + static_cast<int64_t>(old + fresh.size()));
+    pool_[at + fresh.size() - 1] = fresh.back();
+    old = at;
+  }
+  next_ = std::min(next_, old);
+}
+
 void Beam::Run() {
-  while (next_ < pool_.size() && visited_ < visits_) {
+  while (next_ < std::min(width_, pool_.size()) && visited_ < visits_) {
     Candidate& candidate = pool_[next_++];
     if (candidate.expanded()) continue;
     candidate.set_expanded();
     if (next_ < pool_.size()) Prefetch(adjacency_.Slots(pool_[next_].key()));
     neighbours_.clear();
     for (const Slot& slot : adjacency_.Slots(candidate.key())) {
-      const uint32_t key = slot.load(std::memory_order_acquire);
-      if (key < keys_) neighbours_.push_back(key);
+      neighbours_.push_back(slot.load(std::memory_order_acquire));
     }
     Visit(neighbours_);
   }

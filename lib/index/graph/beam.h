@@ -2,6 +2,8 @@
 #ifndef SWELL_LIB_INDEX_GRAPH_BEAM_H_
 #define SWELL_LIB_INDEX_GRAPH_BEAM_H_
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -17,6 +19,7 @@ namespace swell::graph {
 // bits; scores are not NaN.
 class Candidate {
  public:
+  Candidate() = default;
   Candidate(float score, uint32_t key) : word_(uint64_t{~OrderedBits(score)} << 32 | uint64_t{key} << 1) {}
 
   float score() const { return FloatOfOrderedBits(~static_cast<uint32_t>(word_ >> 32)); }
@@ -26,7 +29,7 @@ class Candidate {
   bool operator<(const Candidate& other) const { return word_ < other.word_; }
 
  private:
-  uint64_t word_;
+  uint64_t word_ = 0;
 };
 
 // What a score is besides the product of query and key.
@@ -35,11 +38,15 @@ enum class Measure {
   kDistance,  // q . k - norm of k: with the query of Metric::Approach, nearest first
 };
 
+// Keys that are compared together: their rows are asked for before the first one is read.
+constexpr size_t kBatchKeys = 64;
+
 // One search at a time; its memory serves many.
 class Beam {
  public:
-  // `pool` and `visits` 1 or more, up to 2^24. Throws std::bad_alloc.
-  Beam(const KeyTable& table, const Adjacency& adjacency, int64_t pool, int64_t visits);
+  // Keeps the best `pool` keys and follows the edges of those that are among the best `width`; compares `visits` at
+  // most. All 1 or more, up to 2^24. Throws std::bad_alloc.
+  Beam(const KeyTable& table, const Adjacency& adjacency, int64_t width, int64_t pool, int64_t visits);
 
   // Begins a search among keys 0 .. keys. Throws std::bad_alloc.
   void Start(const float* query, Measure measure, int64_t keys);
@@ -52,13 +59,15 @@ class Beam {
   int64_t visited() const { return visited_; }
 
  private:
-  bool Mark(uint32_t key);  // false when it was marked before
-  void Offer(float score, uint32_t key);
+  bool Mark(uint32_t key);                       // false when it was marked before
+  void Compare(size_t count);                    // the keys of batch_
+  void Merge(std::span<const Candidate> fresh);  // sorted, into the pool
 
   const DType storage_;
   const int32_t head_dim_;
   const KeyRows rows_;
   const Adjacency& adjacency_;
+  const size_t width_;
   const size_t pool_size_;
   const int64_t visits_;
 
@@ -70,9 +79,10 @@ class Beam {
   std::vector<Candidate> pool_;       // sorted
   std::vector<uint64_t> marks_;       // a bit of each key
   std::vector<uint32_t> neighbours_;  // of the key that is expanded
-  std::vector<uint32_t> batch_;       // keys to compare with
-  std::vector<KeyRow> batch_rows_;
-  std::vector<float> products_;
+  std::array<uint32_t, kBatchKeys> batch_;
+  std::array<KeyRow, kBatchKeys> batch_rows_;
+  std::array<float, kBatchKeys> products_;
+  std::array<Candidate, kBatchKeys> fresh_;  // those of them that are for the pool
 };
 
 }  // namespace swell::graph

@@ -81,7 +81,7 @@ class GraphIndex final : public KeyIndex {
   std::vector<float> PlaceOf(const KeyRows& rows, uint32_t key) const;
   void Attach(Beam& beam, const KeyRows& rows, uint32_t key, const float* place, const float* places, int64_t known);
   void Adopt(std::span<const Candidate> candidates, uint32_t key);
-  void Enter(Beam& beam, const float* query, std::vector<std::pair<float, int64_t>>& order) const;
+  int64_t Enter(Beam& beam, const float* query, std::vector<std::pair<float, int64_t>>& order) const;
 
   const int32_t degree_;
   const int32_t head_dim_;
@@ -145,7 +145,7 @@ void GraphIndex::ConnectAll(const KeyTable& table, const float* places) {
   };
   reach(root());
   follow();
-  Beam beam(table, adjacency_, kAttachPool, kAttachVisits);
+  Beam beam(table, adjacency_, kAttachPool, kAttachPool, kAttachVisits);
   for (int64_t k = 0; k < table.tokens; ++k) {
     const auto key = static_cast<uint32_t>(k);
     if (reached_[key]) continue;
@@ -207,8 +207,9 @@ void GraphIndex::Adopt(std::span<const Candidate> candidates, uint32_t key) {
   }
 }
 
-// Compares the query with the entry queries and visits the keys of those it resembles most.
-void GraphIndex::Enter(Beam& beam, const float* query, std::vector<std::pair<float, int64_t>>& order) const {
+// Compares the query with the entry queries and visits the keys of those it resembles most. Returns how many it was
+// compared with.
+int64_t GraphIndex::Enter(Beam& beam, const float* query, std::vector<std::pair<float, int64_t>>& order) const {
   const auto entries = static_cast<int64_t>(entry_queries_.size()) / head_dim_;
   std::array<float, kMaxEntries> products;
   BlockProducts(head_dim_, query, 1, entry_queries_.data(), entries, products.data(), entries);
@@ -219,8 +220,7 @@ void GraphIndex::Enter(Beam& beam, const float* query, std::vector<std::pair<flo
   for (int64_t i = 0; i < used; ++i)
     beam.Visit({&entry_keys_[order[i].second * entry_width_], static_cast<size_t>(entry_width_)});
   if (entries == 0) beam.Visit(start_keys_);
-  const uint32_t root_key = root();
-  beam.Visit({&root_key, 1});
+  return entries;
 }
 
 Status GraphIndex::Extend(const KeyTable& keys) try {
@@ -230,7 +230,7 @@ Status GraphIndex::Extend(const KeyTable& keys) try {
   if (!adjacency_.Grow(keys.tokens)) {
     return Status(StatusCode::kResourceExhausted, "the graph cannot take so many more keys; build it anew");
   }
-  Beam beam(keys, adjacency_, kAttachPool, kAttachVisits);
+  Beam beam(keys, adjacency_, kAttachPool, kAttachPool, kAttachVisits);
   for (int64_t token = tokens(); token < keys.tokens; ++token) {
     const auto key = static_cast<uint32_t>(token);
     const std::vector<float> place = PlaceOf(rows, key);
@@ -248,17 +248,21 @@ Status GraphIndex::Extend(const KeyTable& keys) try {
 Status GraphIndex::Search(const KeyTable& keys, const float* queries, int64_t n_queries, int64_t top_k,
                           const SearchEffort& effort, FoundKey* found, int64_t* scanned) const try {
   SWELL_RETURN_IF_ERROR(ValidateKeySearch(keys, storage_, head_dim_, 1, queries, n_queries, top_k, found));
-  SWELL_RETURN_IF_ERROR(ValidateEffort(effort));
+  SWELL_RETURN_IF_ERROR(ValidateEffort(effort, n_queries));
   const int64_t known = std::min(tokens(), keys.tokens);
-  Beam beam(keys, adjacency_, std::min(known, std::max(effort.pool, top_k)), std::min(known, effort.visits));
+  const int64_t pool = std::min(known, std::max(effort.pool, top_k));
+  Beam beam(keys, adjacency_, effort.pool, pool, std::min(known, effort.visits));
   std::vector<std::pair<float, int64_t>> order;
   int64_t compared = 0;
   for (int64_t q = 0; q < n_queries; ++q) {
     const float* query = queries + q * head_dim_;
     beam.Start(query, Measure::kProduct, known);
-    Enter(beam, query, order);
+    if (!effort.entries.empty()) beam.Visit(effort.entries[q]);
+    if (beam.visited() == 0) compared += Enter(beam, query, order);
+    const uint32_t root_key = root();
+    beam.Visit({&root_key, 1});
     beam.Run();
-    compared += beam.visited() + static_cast<int64_t>(order.size());
+    compared += beam.visited();
     const std::span<const Candidate> best = beam.found();
     for (int64_t k = 0; k < top_k; ++k) {
       found[q * top_k + k] = k < static_cast<int64_t>(best.size())

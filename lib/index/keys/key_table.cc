@@ -74,7 +74,12 @@ Status ValidateKeySearch(const KeyTable& keys, DType storage, int32_t head_dim, 
   return OkStatus();
 }
 
-Status ValidateEffort(const SearchEffort& effort) {
+Status ValidateEffort(const SearchEffort& effort, int64_t n_queries) {
+  if (!effort.entries.empty() && static_cast<int64_t>(effort.entries.size()) != n_queries) {
+    return InvalidArgument("effort.entries has " + std::to_string(effort.entries.size()) + " lists for " +
+                               std::to_string(n_queries) + " queries",
+                           StatusDetail::kBadSize);
+  }
   SWELL_RETURN_IF_ERROR(CheckOption("effort.pool", effort.pool, 1, kMaxEffort));
   return CheckOption("effort.visits", effort.visits, 1, kMaxEffort);
 }

@@ -16,7 +16,7 @@ Status ValidateKeyTable(const KeyTable& keys, DType storage, int32_t head_dim, i
 // The arguments of KeyIndex::Search but for its effort.
 Status ValidateKeySearch(const KeyTable& keys, DType storage, int32_t head_dim, int64_t at_least, const float* queries,
                          int64_t n_queries, int64_t top_k, const FoundKey* found);
-Status ValidateEffort(const SearchEffort& effort);
+Status ValidateEffort(const SearchEffort& effort, int64_t n_queries);
 
 // kInvalidArgument unless low <= value <= high.
 Status CheckOption(const char* name, int64_t value, int64_t low, int64_t high);
