@@ -226,6 +226,40 @@ __global__ void __launch_bounds__(kThreads)
   if (lane == 0) const_cast<RowScales*>(view.scales)[first + row] = {scales[0], scales[1]};
 }
 
+// A warp a row.
+template <int kHeadDim>
+__global__ void __launch_bounds__(kThreads)
+    ReopenKernel(const BufferView view, const SegmentHead head, int is_half, int64_t tokens, std::byte* records) {
+  constexpr int kDims = kLaneDims<kHeadDim>;
+  constexpr int64_t kRecordBytes = 4 * kHeadDim;
+  const int lane = threadIdx.x % 32;
+  const int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32;
+  if (row >= head.rows.tokens) return;
+  const int64_t token = head.offsets != nullptr ? head.offsets[row] : row;
+  if (token >= tokens) return;
+  auto* to = reinterpret_cast<LaneWords<kHeadDim>*>(records + token * kRecordBytes) + lane;
+  const auto address = reinterpret_cast<uint64_t>(head.rows.rows);
+  const bool at_home = (address & kHomeBase) != 0;
+  const int64_t record = at_home ? static_cast<int64_t>(address - kHomeBase) / kRecordBytes + row : 0;
+  const std::byte* from = at_home ? view.home + record * view.home_record_bytes : head.rows.rows + row * kRecordBytes;
+  if (!at_home || view.scales == nullptr) {
+    const auto* words = reinterpret_cast<const LaneWords<kHeadDim>*>(from) + lane;
+    for (int half = 0; half < 2; ++half) to[32 * half] = words[32 * half];
+    return;
+  }
+  const RowScales scales = view.scales[record];
+  for (int half = 0; half < 2; ++half) {
+    alignas(kDims) int8_t bytes[kDims];
+    memcpy(bytes, from + half * kHeadDim + lane * kDims, kDims);
+    const float scale = half == 0 ? scales.key : scales.value;
+    LaneWords<kHeadDim> words;
+    for (int i = 0; i < kDims / 2; ++i) {
+      words.words[i] = ToHalves(scale * bytes[2 * i], scale * bytes[2 * i + 1], is_half != 0);
+    }
+    to[32 * half] = words;
+  }
+}
+
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads) RelocateKernel(std::byte* clusters, int n_clusters, std::byte* supers,
                                                            int n_supers, int64_t rows_by, int64_t index_by) {
@@ -270,6 +304,13 @@ Status LaunchQuantise(const BufferView& view, const SegmentHead& head, int32_t h
   kernel<<<CtasFor(32 * head.rows.tokens), kThreads, 0, stream>>>(view, head.rows.rows, first, head.rows.tokens,
                                                                   is_half ? 1 : 0);
   return FromCuda(cudaGetLastError(), "rows as int8");
+}
+
+Status LaunchReopen(const BufferView& view, const SegmentHead& head, int32_t head_dim, bool is_half, int64_t tokens,
+                    std::byte* records, cudaStream_t stream) {
+  const auto kernel = head_dim == 64 ? ReopenKernel<64> : head_dim == 128 ? ReopenKernel<128> : ReopenKernel<256>;
+  kernel<<<CtasFor(32 * head.rows.tokens), kThreads, 0, stream>>>(view, head, is_half ? 1 : 0, tokens, records);
+  return FromCuda(cudaGetLastError(), "rows of a segment that is cut");
 }
 
 Status LaunchRelocate(const SegmentHead& head, int32_t head_dim, int64_t rows_by, int64_t index_by,

@@ -26,6 +26,11 @@ Status LaunchForget(const BufferView& view, int64_t first, int64_t count, cudaSt
 Status LaunchQuantise(const BufferView& view, const SegmentHead& head, int32_t head_dim, bool is_half, int64_t first,
                       cudaStream_t stream);
 
+// Writes the rows of the first `tokens` tokens of a head, wherever they live, as token records in the order of the
+// tokens, in the storage dtype: what was int8 at home is rounded. Without a buffer `view` is empty.
+Status LaunchReopen(const BufferView& view, const SegmentHead& head, int32_t head_dim, bool is_half, int64_t tokens,
+                    std::byte* records, cudaStream_t stream);
+
 // Corrects the addresses in the records of one head's tiles after its rows and its index have moved by so many bytes.
 Status LaunchRelocate(const SegmentHead& head, int32_t head_dim, int64_t rows_by, int64_t index_by,
                       cudaStream_t stream);

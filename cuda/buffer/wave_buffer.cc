@@ -174,9 +174,10 @@ Result<std::shared_ptr<const DeviceSegment>> WaveBuffer::MoveHome(const DeviceSe
         cudaMemcpyAsync(to, from.tiles[0], from.index_bytes, cudaMemcpyDeviceToDevice, stream), "copy of an index"));
     SegmentHead head = from;
     head.rows.rows = reinterpret_cast<const std::byte*>(kHomeBase + static_cast<uint64_t>(record * view_.record_bytes));
-    for (int level = 0; level < kLevels; ++level) head.tiles[level] = to + (from.tiles[level] - from.tiles[0]);
-    SWELL_RETURN_IF_ERROR(
-        LaunchRelocate(head, options_.head_dim, head.rows.rows - from.rows.rows, to - from.tiles[0], stream));
+    const std::ptrdiff_t index_by = to - from.tiles[0];
+    for (int level = 0; level < kLevels; ++level) head.tiles[level] = from.tiles[level] + index_by;
+    if (from.offsets != nullptr) head.offsets = from.offsets + index_by / std::ptrdiff_t{sizeof(uint16_t)};
+    SWELL_RETURN_IF_ERROR(LaunchRelocate(head, options_.head_dim, head.rows.rows - from.rows.rows, index_by, stream));
     heads.push_back(head);
     to += from.index_bytes;
     record += segment.tokens();

@@ -45,7 +45,6 @@ struct BuildArgs {
   size_t head_bytes;
   HeadPlaces places;
   BuiltHead* built;      // [tasks]
-  uint16_t* order;       // [tasks, tokens]: cluster by cluster
   uint32_t* first_rows;  // [tasks, kMaxBuildClusters + 1]
   float* tile_sums;      // [tasks, kClusterTile, kTileSums, head_dim]
 };

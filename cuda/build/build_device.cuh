@@ -27,6 +27,15 @@ __device__ __forceinline__ float2 ToFloats(uint32_t word, bool is_half) {
                  : __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(word));
 }
 
+__device__ __forceinline__ uint32_t ToHalves(float low, float high, bool is_half) {
+  if (is_half) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return reinterpret_cast<const uint32_t&>(pair);
+  }
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+
 // The bits of the larger magnitude of each half of two words; NaN and Inf have larger ones than numbers.
 __device__ __forceinline__ uint32_t MaxMagnitude(uint32_t a, uint32_t b) { return __vmaxu2(a, b & 0x7fff7fffU); }
 __device__ __forceinline__ bool IsFinite(uint32_t magnitude, bool is_half) {
@@ -52,6 +61,11 @@ __device__ __forceinline__ const uint16_t* SourceRows(const BuildArgs& args, con
 
 __device__ __forceinline__ std::byte* MemoryOf(const BuildArgs& args, int task) {
   return args.memory + task * args.head_bytes;
+}
+
+// [tokens] of one task: its tokens cluster by cluster, as its rows are stored.
+__device__ __forceinline__ uint16_t* OrderOf(const BuildArgs& args, int task) {
+  return reinterpret_cast<uint16_t*>(MemoryOf(args, task) + args.places.offsets);
 }
 
 }  // namespace swell::cuda

@@ -93,7 +93,7 @@ __device__ void WriteOrder(ClusterState<kHeadDim>& state, const BuildArgs& args,
   uint32_t* first_rows = args.first_rows + task * (kMaxBuildClusters + 1);
   first_rows[place] = static_cast<uint32_t>(first);
   if (place == 0) first_rows[kMaxBuildClusters] = static_cast<uint32_t>(args.tokens);
-  uint16_t* order = args.order + static_cast<int64_t>(task) * args.tokens;
+  uint16_t* order = OrderOf(args, task);
   for (int i = 0; i < size; ++i) order[first + i] = state.order[state.first_rows[cluster] + i];
   atomicMax(&state.largest, size);
 }

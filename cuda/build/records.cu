@@ -44,7 +44,7 @@ struct Task {
   __device__ Task(const BuildArgs& args, int task, float key_unit)
       : keys(SourceRows(args, args.keys, task)),
         values(SourceRows(args, args.values, task)),
-        order(args.order + static_cast<int64_t>(task) * args.tokens),
+        order(OrderOf(args, task)),
         first_rows(args.first_rows + task * (kMaxBuildClusters + 1)),
         memory(MemoryOf(args, task)),
         token_stride(args.token_stride),

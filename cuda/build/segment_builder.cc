@@ -74,7 +74,6 @@ Result<std::unique_ptr<SegmentBuilder>> SegmentBuilder::Make(const SegmentBuilde
   const size_t tasks = static_cast<size_t>(options.kv_heads) * options.max_segments;
   const size_t sums = size_t{kClusterTile} * kTileSums * options.shape.head_dim;
   const std::pair<DeviceMemory*, size_t> arrays[] = {
-      {&builder->order_, tasks * kMaxBuildTokens * sizeof(uint16_t)},
       {&builder->first_rows_, tasks * (kMaxBuildClusters + 1) * sizeof(uint32_t)},
       {&builder->tile_sums_, tasks * sums * sizeof(float)}};
   for (const auto& [array, bytes] : arrays) {
@@ -124,7 +123,6 @@ Status SegmentBuilder::Enqueue(const SegmentBuild& build, cudaStream_t stream) c
   args.head_bytes = build.head_bytes;
   args.places = build.places;
   args.built = reinterpret_cast<BuiltHead*>(memory + build.built);
-  args.order = static_cast<uint16_t*>(order_.get());
   args.first_rows = static_cast<uint32_t*>(first_rows_.get());
   args.tile_sums = static_cast<float*>(tile_sums_.get());
   const int32_t tasks = options_.kv_heads * build.rows.segments;
@@ -153,6 +151,7 @@ Result<std::vector<std::shared_ptr<const DeviceSegment>>> SegmentBuilder::Finish
       const int64_t clusters = built[task].clusters;
       heads.push_back({.rows = {head + build.places.rows, build.rows.segment_tokens},
                        .tiles = {head + build.places.tiles[0], head + build.places.tiles[1]},
+                       .offsets = reinterpret_cast<const uint16_t*>(head + build.places.offsets),
                        .clusters = {clusters, TilesOf(clusters)},
                        .largest_cluster = built[task].largest,
                        .index_bytes = build.places.index_bytes});

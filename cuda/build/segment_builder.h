@@ -67,7 +67,7 @@ class SegmentBuilder {
  private:
   explicit SegmentBuilder(const SegmentBuilderOptions& options) : options_(options) {}
   const SegmentBuilderOptions options_;
-  DeviceMemory order_, first_rows_, tile_sums_;
+  DeviceMemory first_rows_, tile_sums_;
 };
 
 }  // namespace swell::cuda

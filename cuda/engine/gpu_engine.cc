@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cuda/device/device.h"
+#include "cuda/engine/layer_cut.h"
 #include "cuda/engine/layer_growth.h"
 #include "cuda/step/decode_step.h"
 
@@ -113,8 +114,7 @@ class DeviceEngine final : public GpuEngine, public std::enable_shared_from_this
     const std::scoped_lock lock(mutex_);
     if (lost_) return Status(StatusCode::kUnavailable, "device lost: a kernel failed before; close this engine");
     const DeviceScope scope(options_.device);
-    if (!scope.status().ok()) return scope.status();
-    auto outcome = call();
+    auto outcome = scope.status().ok() ? call() : decltype(call())(scope.status());
     if (StatusOf(outcome).code() != StatusCode::kInternal) return outcome;
     // An error that another call repeats is one that the device does not recover from.
     cudaGetLastError();
@@ -140,6 +140,7 @@ class DeviceEngine final : public GpuEngine, public std::enable_shared_from_this
   Status SealAll(Stream stream);
   Status Commit(const LayerGrowth& growth, Stream stream);
   Status Replan(int32_t slot, int32_t layer, Stream stream);
+  Status DropSegments(int32_t slot, const std::vector<LayerCut>& cuts, Stream stream);
 
   const GpuEngineOptions options_;
   mutable std::mutex mutex_;
@@ -258,17 +259,37 @@ Status DeviceEngine::Truncate(uint64_t sequence, int64_t tokens, Stream stream) 
     SWELL_RETURN_IF_ERROR(CheckNotCaptured(stream));
     const auto tails = sequences_->ReadTails(*slot, stream);
     if (!tails.ok()) return tails.status();
+    // Segments go first, because batches may refuse; what follows fails only with the device.
+    std::vector<LayerCut> cuts;
     for (int32_t layer = 0; layer < options_.shape.layers; ++layer) {
-      if (tokens >= SealedTokens(*slot, layer)) continue;
-      return Status(StatusCode::kUnimplemented, "tokens: layer " + std::to_string(layer) + " has sealed more");
+      cuts.push_back(CutLayer(sequences_->segments(*slot, layer), (*tails)[static_cast<size_t>(layer)], tokens));
     }
+    SWELL_RETURN_IF_ERROR(DropSegments(*slot, cuts, stream));
     for (int32_t layer = 0; layer < options_.shape.layers; ++layer) {
-      const int64_t kept = tokens - SealedTokens(*slot, layer);
-      if (kept >= (*tails)[static_cast<size_t>(layer)].tokens) continue;
-      SWELL_RETURN_IF_ERROR(sequences_->SetTail(*slot, layer, static_cast<int32_t>(kept), stream));
+      const LayerCut& cut = cuts[static_cast<size_t>(layer)];
+      const Tail& tail = (*tails)[static_cast<size_t>(layer)];
+      if (cut.dropped.empty() && cut.tail_tokens == tail.tokens) continue;
+      SWELL_RETURN_IF_ERROR(Reopen(cut, HeadOf(options_.shape), buffer_.get(), tail, stream));
+      SWELL_RETURN_IF_ERROR(sequences_->SetTail(*slot, layer, cut.tail_tokens, stream));
     }
-    return OkStatus();
+    return FromCuda(cudaStreamSynchronize(stream), "truncate");  // what was dropped is freed now
   });
+}
+
+Status DeviceEngine::DropSegments(int32_t slot, const std::vector<LayerCut>& cuts, Stream stream) {
+  Status planned;
+  for (int32_t layer = 0; planned.ok() && layer < options_.shape.layers; ++layer) {
+    const std::vector<SegmentPointer>& dropped = cuts[static_cast<size_t>(layer)].dropped;
+    if (dropped.empty()) continue;
+    sequences_->RemoveSegments(slot, layer, dropped.size());
+    planned = Replan(slot, layer, stream);
+    if (planned.ok()) continue;
+    for (int32_t undone = layer; undone >= 0; --undone) {
+      SWELL_RETURN_IF_ERROR(sequences_->AddSegments(slot, undone, cuts[static_cast<size_t>(undone)].dropped));
+      SWELL_RETURN_IF_ERROR(Replan(slot, undone, stream));
+    }
+  }
+  return planned;
 }
 
 Status DeviceEngine::Release(uint64_t sequence) {

@@ -110,8 +110,8 @@ class GpuEngine {
   virtual Result<uint64_t> Create() = 0;
   // Sealed segments are shared, tails copied.
   virtual Result<uint64_t> Fork(uint64_t sequence, Stream stream) = 0;
-  // Keeps the first `tokens` of every layer that has more; waits for `stream`. kUnimplemented when a layer has sealed
-  // more than `tokens`.
+  // Keeps the first `tokens` of every layer that has more; waits for `stream`. A segment that is cut returns to the
+  // tail; sequences that share it keep it.
   virtual Status Truncate(uint64_t sequence, int64_t tokens, Stream stream) = 0;
   // kFailedPrecondition while a batch names the sequence. Steps that are under way keep what they read.
   virtual Status Release(uint64_t sequence) = 0;

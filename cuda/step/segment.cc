@@ -84,6 +84,10 @@ void WriteHead(const SegmentSource& source, const HeadPlaces& places, std::byte*
   }
   head.rows = {device + places.rows, source.rows.tokens};
   head.index_bytes = places.index_bytes;
+  if (source.rows.offsets != nullptr) {
+    std::memcpy(host + places.offsets, source.rows.offsets, static_cast<size_t>(source.rows.tokens) * sizeof(uint16_t));
+    head.offsets = reinterpret_cast<const uint16_t*>(device + places.offsets);
+  }
   for (int level = 0; level < kLevels; ++level) WriteLevel<kHeadDim>(source, level, places, host, device, head);
 }
 
@@ -152,6 +156,7 @@ HeadPlaces PlaceHead(int32_t head_dim, int64_t tokens, const int64_t (&clusters)
     places.value_means[level] = Reserve(tiles * kClusterTile * static_cast<size_t>(head_dim), bytes);
     places.frames[level] = Reserve(FrameBytes(head_dim), bytes);
   }
+  places.offsets = Reserve(static_cast<size_t>(tokens) * sizeof(uint16_t), bytes);
   places.index_bytes = *bytes - first;
   return places;
 }

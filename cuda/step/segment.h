@@ -28,6 +28,7 @@ struct SegmentSource {
 struct SegmentHead {
   TokenRun rows;
   const std::byte* tiles[kLevels] = {};  // TileRecords, back to back
+  const uint16_t* offsets = nullptr;     // [tokens]: row r holds token offsets[r] of the segment; null: token r
   int64_t clusters[kLevels] = {};
   int64_t largest_cluster = 0;  // tokens
   size_t index_bytes = 0;       // of the index, in one piece from the first tile on

@@ -16,6 +16,7 @@ struct HeadPlaces {
   size_t tiles[kLevels] = {};        // TileRecords
   size_t value_means[kLevels] = {};  // [tiles, 16, head_dim]
   size_t frames[kLevels] = {};       // Frame
+  size_t offsets = 0;                // [tokens] of uint16_t
   size_t index_bytes = 0;
 };
 

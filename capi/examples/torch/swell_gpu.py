@@ -121,10 +121,10 @@ class Gpu:
         _call("gpu_sequence_release", self._handle, sequence)
 
     def put(self, sequence, layer, position, keys, values):
-        """keys, values [kv_heads, tokens, head_dim], dense."""
-        _, tokens, head_dim = keys.shape
-        args = PutArgs(layer=layer, sequence=sequence, position=position, tokens=tokens, token_stride=head_dim,
-                       head_stride=tokens * head_dim)
+        """keys, values [kv_heads, tokens, head_dim], of equal strides; rows are dense."""
+        head_stride, token_stride, _ = keys.stride()
+        args = PutArgs(layer=layer, sequence=sequence, position=position, tokens=keys.shape[1],
+                       token_stride=token_stride, head_stride=head_stride)
         _call("gpu_put", self._handle, ctypes.byref(args), keys.data_ptr(), values.data_ptr(), _stream())
 
     def seal(self):

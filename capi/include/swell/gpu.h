@@ -84,8 +84,8 @@ SWELL_API swell_code swell_gpu_sequence_create(swell_gpu* gpu, swell_sequence* s
 /* Shares what is sealed; the rest is copied on the stream. */
 SWELL_API swell_code swell_gpu_sequence_fork(swell_gpu* gpu, swell_sequence sequence, void* stream,
                                              swell_sequence* fork, swell_error** error);
-/* Keeps the first `tokens` tokens of every layer that has more; waits for the stream. UNIMPLEMENTED where more than
- * that is sealed. */
+/* Keeps the first `tokens` tokens of every layer that has more; waits for the stream. A sealed segment that is cut
+ * returns to what is not sealed yet (rows that were INT8 at home as they were read there); forks keep it whole. */
 SWELL_API swell_code swell_gpu_sequence_truncate(swell_gpu* gpu, swell_sequence sequence, int64_t tokens, void* stream,
                                                  swell_error** error);
 /* FAILED_PRECONDITION while a batch names the sequence. Steps that are under way keep what they read. */
