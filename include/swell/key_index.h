@@ -74,12 +74,16 @@ Result<std::unique_ptr<KeyIndex>> MakeFlatKeyIndex(const KeyTable& keys);
 
 // Graph over keys that is drawn from queries (RetrievalAttention, arXiv 2409.10516; docs/architecture.md says how).
 struct GraphOptions {
-  int32_t degree = 30;          // most neighbours of a key, 8..256; 4 bytes each
-  int32_t list_keys = 100;      // best keys of a sampled query that are linked, 4..1024
-  int32_t reach = 12;           // two keys are candidates when their ranks in a list differ by this much at most, 1..64
-  int32_t entry_queries = 64;   // sampled queries that a search is compared with first, 1..1024
-  int32_t max_queries = 16384;  // of those given, evenly chosen, so many are used, 1..65536
+  int32_t degree = 30;         // most neighbours of a key, 8..256; 4 bytes each
+  int32_t list_keys = 100;     // best keys of a sampled query that are linked, 4..1024
+  int32_t reach = 12;          // two keys are candidates when their ranks in a list differ by this much at most, 1..64
+  int32_t entry_queries = 64;  // sampled queries that a search is compared with first, 1..1024
+  int32_t max_queries = 0;     // so many of those given are used at most, 0..65536; 0: as QueriesUsed says
 };
+
+// How many of `given` queries a graph over `keys` keys is drawn from; where the options leave it open, an eighth of the
+// keys: their lists then hold a key a dozen times, and more brings nothing (docs/measurements.md).
+int64_t QueriesUsed(const GraphOptions& options, int64_t keys, int64_t given);
 
 // Queries that met the keys before, those of all query heads of the group: the graph is drawn for their like.
 struct QuerySample {

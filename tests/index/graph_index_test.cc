@@ -138,6 +138,32 @@ TEST(GraphIndexTest, SearchesBeginWhereTheyAreTold) {
   EXPECT_LT(recall({}), 0.9);
 }
 
+TEST(GraphIndexTest, AnEighthOfTheKeysIsTheQueriesUsed) {
+  EXPECT_EQ(QueriesUsed({}, 16000, 1 << 20), 2000);
+  EXPECT_EQ(QueriesUsed({}, 10, 1 << 20), 1024);
+  EXPECT_EQ(QueriesUsed({}, int64_t{1} << 40, 1 << 20), 16384);
+  EXPECT_EQ(QueriesUsed({}, 16000, 7), 7);
+  EXPECT_EQ(QueriesUsed({.max_queries = 50}, 16000, 100), 50);
+}
+
+// The sample is of all heads of a group, which come in turn, whatever their number has to do with that of the queries.
+TEST(GraphIndexTest, SamplesDoNotSkipHeads) {
+  const KeyWorld world(DType::kFloat32, kHeadDim, RandomRows(2000, kHeadDim, 0, kSeed));
+  const std::vector<float> good = RandomQueries(1200, kHeadDim, kSeed);
+  for (const int64_t head : {0, 1}) {
+    std::vector<float> queries(good.size());
+    for (int64_t q = head; q < 1200; q += 2) {
+      std::copy_n(good.begin() + q * kHeadDim, kHeadDim, queries.begin() + q * kHeadDim);  // the others are zeros
+    }
+    const auto index = Build({.max_queries = 600}, world.table, queries);
+    ASSERT_NE(index, nullptr);
+    const auto plain = Build({}, world.table, {});
+    const std::vector<float> asked = RandomQueries(40, kHeadDim, kSeed + 1);
+    EXPECT_GE(Recall(*index, world, asked, 50, {.pool = 60}), Recall(*plain, world, asked, 50, {.pool = 60}) + 0.1)
+        << "head " << head << ", seed " << kSeed;
+  }
+}
+
 // Queries see the keys before them only.
 TEST(GraphIndexTest, VisibleKeysMayDiffer) {
   const KeyWorld world(DType::kFloat32, kHeadDim, RandomRows(1200, kHeadDim, 20, kSeed));
@@ -156,7 +182,7 @@ TEST(GraphIndexTest, BadOptionsAndNumbersAreRefused) {
   std::vector<float> queries = RandomQueries(5, kHeadDim, kSeed);
   for (const GraphOptions& options :
        {GraphOptions{.degree = 7}, GraphOptions{.degree = 257}, GraphOptions{.list_keys = 3}, GraphOptions{.reach = 0},
-        GraphOptions{.entry_queries = 0}, GraphOptions{.max_queries = 0}}) {
+        GraphOptions{.entry_queries = 0}, GraphOptions{.max_queries = -1}}) {
     EXPECT_EQ(BuildGraphIndex(options, world.table, {}).status().code(), StatusCode::kInvalidArgument);
   }
   EXPECT_EQ(BuildGraphIndex({}, world.table, {nullptr, nullptr, 3}).status().detail(), StatusDetail::kNullPointer);

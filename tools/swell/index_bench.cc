@@ -26,6 +26,9 @@
 namespace swell::cli {
 namespace {
 
+// Queries of the product that builds are compared with.
+constexpr int64_t kProductQueries = 16384;
+
 struct Options {
   std::string trace = "swell-trace.bin";
   std::vector<std::string> indexes = {"flat", "graph", "ivf", "ivf_sq8", "hnsw"};
@@ -303,11 +306,12 @@ Status RunIndexBench(const Options& options) {
   const int64_t group = shape.query_heads / shape.kv_heads;
   report.keys = std::max<int64_t>(0, shape.prefill_tokens - options.sinks - options.window);
   report.queries = std::min(options.steps, shape.decode_steps) * group;
-  report.build_queries =
-      std::min<int64_t>(options.graph.max_queries, static_cast<int64_t>(shape.prefill_positions.size()) * group);
+  const int64_t text_queries = static_cast<int64_t>(shape.prefill_positions.size()) * group;
+  report.build_queries = QueriesUsed(options.graph, report.keys, text_queries);
+  report.product_queries = std::min(kProductQueries, text_queries);
   report.heads = static_cast<int64_t>(layers->size()) * shape.kv_heads;
   report.kv_bytes = 2 * shape.head_dim * static_cast<int64_t>(DTypeSize(shape.dtype));
-  report.product_seconds = TimeProduct(shape.head_dim, report.build_queries, report.keys);
+  report.product_seconds = TimeProduct(shape.head_dim, report.product_queries, report.keys);
   SWELL_RETURN_IF_ERROR(MeasureHeads(*trace, *layers, options, end, report));
   PrintIndexBench(report, std::cout);
   if (!options.json.empty()) {
@@ -355,7 +359,8 @@ Command AddIndexBench(CLI::App& program) {
                   "Graph: clusters of the wave index at whose keys a search begins (0: at those of --entry-queries)")
       ->check(CLI::Range(int64_t{0}, int64_t{65536}))
       ->capture_default_str();
-  app->add_option("--build-queries", options->graph.max_queries, "Graph: queries of the text that it is drawn from")
+  app->add_option("--build-queries", options->graph.max_queries,
+                  "Graph: queries of the text that it is drawn from (0: an eighth of the keys)")
       ->capture_default_str();
   app->add_option("--ivf-lists", options->ivf_lists, "FAISS IVF: lists (0: square root of the keys)")
       ->capture_default_str();

@@ -36,12 +36,13 @@ struct IndexBench {
 
 struct IndexBenchReport {
   std::string trace;
-  int64_t keys = 0;     // of a head
-  int64_t queries = 0;  // of a head, decoded tokens times query heads
-  int64_t build_queries = 0;
-  int64_t heads = 0;           // of the chosen layers; fewer were measured where the time ran out
-  int64_t kv_bytes = 0;        // key and value of one token, as they are stored
-  double product_seconds = 0;  // one float32 product of a head's build queries and keys, by OpenBLAS
+  int64_t keys = 0;             // of a head
+  int64_t queries = 0;          // of a head, decoded tokens times query heads
+  int64_t build_queries = 0;    // that the graph is drawn from
+  int64_t product_queries = 0;  // of the text
+  int64_t heads = 0;            // of the chosen layers; fewer were measured where the time ran out
+  int64_t kv_bytes = 0;         // key and value of one token, as they are stored
+  double product_seconds = 0;   // one float32 product of those queries and the keys of a head, by OpenBLAS
   int64_t top_k = 0;
   double target = 0;  // recall
   std::vector<IndexBench> indexes;

@@ -81,7 +81,7 @@ std::optional<double> TimesFaster(const IndexBenchReport& report, const Summary&
   return best / sum.seconds;
 }
 
-// Seconds of the build in units of the product of its queries and keys.
+// Seconds of the build in units of the product of queries and keys.
 std::optional<double> BuildProducts(const IndexBenchReport& report, const Summary& sum) {
   if (report.product_seconds <= 0) return std::nullopt;
   return sum.build_seconds / report.product_seconds;
@@ -189,7 +189,7 @@ void PrintIndexBench(const IndexBenchReport& report, std::ostream& out) {
       << " queries of decoded tokens a head, recall@" << report.top_k << ", one thread; the graph is drawn from "
       << FormatCount(report.build_queries) << " queries of the text\n"
       << "times faster: than the better of ivf and hnsw; of a product: build time by that of one float32 product of "
-         "those queries and the keys ("
+      << FormatCount(report.product_queries) << " queries of the text and the keys ("
       << FormatFixed(report.product_seconds, 2)
       << " s)\n"
          "clusters: centroids of the wave index, which counts neither in bytes nor in the build; a search of the graph "
@@ -201,12 +201,19 @@ void PrintIndexBench(const IndexBenchReport& report, std::ostream& out) {
 }
 
 nlohmann::json IndexBenchJson(const IndexBenchReport& report) {
-  nlohmann::json json{{"program", "swell index-bench"}, {"version", SWELL_VERSION},
-                      {"trace", report.trace},          {"keys", report.keys},
-                      {"queries", report.queries},      {"build_queries", report.build_queries},
-                      {"top_k", report.top_k},          {"target", report.target},
-                      {"heads", report.heads},          {"heads_measured", HeadsMeasured(report)},
-                      {"kv_bytes", report.kv_bytes},    {"product_seconds", report.product_seconds}};
+  nlohmann::json json{{"program", "swell index-bench"},
+                      {"version", SWELL_VERSION},
+                      {"trace", report.trace},
+                      {"keys", report.keys},
+                      {"queries", report.queries},
+                      {"build_queries", report.build_queries},
+                      {"product_queries", report.product_queries},
+                      {"top_k", report.top_k},
+                      {"target", report.target},
+                      {"heads", report.heads},
+                      {"heads_measured", HeadsMeasured(report)},
+                      {"kv_bytes", report.kv_bytes},
+                      {"product_seconds", report.product_seconds}};
   for (const IndexBench& bench : report.indexes) {
     const Summary sum = Summarise(report, bench);
     nlohmann::json entry{

@@ -5,6 +5,7 @@
 #include <limits>
 #include <mutex>
 #include <new>
+#include <random>
 #include <utility>
 
 #include "lib/base/convert.h"
@@ -283,8 +284,13 @@ Status ValidateOptions(const GraphOptions& options) {
   SWELL_RETURN_IF_ERROR(CheckOption("list_keys", options.list_keys, 4, 1024));
   SWELL_RETURN_IF_ERROR(CheckOption("reach", options.reach, 1, 64));
   SWELL_RETURN_IF_ERROR(CheckOption("entry_queries", options.entry_queries, 1, kMaxEntries));
-  return CheckOption("max_queries", options.max_queries, 1, 65536);
+  return CheckOption("max_queries", options.max_queries, 0, 65536);
 }
+
+// Queries that are used where the options leave it open: one for so many keys, in these bounds.
+constexpr int64_t kKeysPerQuery = 8;
+constexpr int64_t kLeastQueries = 1024;
+constexpr int64_t kMostQueries = 16384;
 
 // A sample of the caller's queries, each of length 1, and how many keys each sees.
 struct Sample {
@@ -295,11 +301,15 @@ struct Sample {
 Result<Sample> TakeSample(const GraphOptions& options, const KeyTable& keys, const QuerySample& queries) {
   Sample sample;
   const int64_t head_dim = keys.head_dim;
-  const int64_t count = std::min<int64_t>(options.max_queries, queries.count);
+  const int64_t count = QueriesUsed(options, keys.tokens, queries.count);
   // A list is worth something when there was a choice.
   const int64_t fewest = std::min<int64_t>(keys.tokens, 2 * int64_t{options.list_keys});
+  // One of each stretch, at random: the heads of a group come in turn, and an even step would skip some of them.
+  std::minstd_rand random;
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t row = (2 * i + 1) * queries.count / (2 * count);
+    const int64_t first = i * queries.count / count;
+    const int64_t end = (i + 1) * queries.count / count;
+    const int64_t row = first + static_cast<int64_t>(random()) % (end - first);
     const float* query = queries.queries + row * head_dim;
     double norm = 0;
     for (int64_t d = 0; d < head_dim; ++d) norm += static_cast<double>(query[d]) * query[d];
@@ -314,6 +324,11 @@ Result<Sample> TakeSample(const GraphOptions& options, const KeyTable& keys, con
 
 }  // namespace
 }  // namespace graph
+
+int64_t QueriesUsed(const GraphOptions& options, int64_t keys, int64_t given) {
+  const int64_t by_keys = std::clamp(keys / graph::kKeysPerQuery, graph::kLeastQueries, graph::kMostQueries);
+  return std::min(given, options.max_queries > 0 ? int64_t{options.max_queries} : by_keys);
+}
 
 Result<std::unique_ptr<KeyIndex>> BuildGraphIndex(const GraphOptions& options, const KeyTable& keys,
                                                   const QuerySample& queries) try {
