@@ -507,6 +507,12 @@ class ModelTest(unittest.TestCase):
         self.assertEqual(result.returncode, 1)
         self.assertIn("has only", result.stderr)
 
+    def test_fidelity_refuses_a_configuration_before_it_reads(self):
+        result = swell("fidelity", "--configs", "swell", "--variant", "swell,ranking=mass")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("swell,ranking=mass: retrieval.retrieve_above", result.stderr)
+        self.assertNotIn("reading", result.stderr)
+
     def test_fidelity(self):
         with tempfile.TemporaryDirectory() as folder:
             page, data = pathlib.Path(folder) / "f.html", pathlib.Path(folder) / "f.json"

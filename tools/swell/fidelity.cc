@@ -56,6 +56,17 @@ Result<std::vector<Config>> MakeConfigs(const Options& options) {
   return configs;
 }
 
+// Asks the engine whether it would take every configuration, so that the last one is not refused after hours of the
+// others. Such a refusal names it.
+Status CheckConfigs(Engine& engine, const std::vector<Config>& configs) {
+  for (const Config& config : configs) {
+    const Result<SequenceId> sequence = engine.CreateSequence(config.options);
+    if (!sequence.ok()) return Status(sequence.status().code(), config.name + ": " + sequence.status().message());
+    SWELL_RETURN_IF_ERROR(engine.Release(*sequence));
+  }
+  return OkStatus();
+}
+
 // Whether two configurations can use one sequence: what is read may differ, what is built may not.
 bool SameIndex(const SequenceOptions& a, const SequenceOptions& b) {
   return a.index.kind == b.index.kind && a.index.cluster_tokens == b.index.cluster_tokens &&
@@ -189,6 +200,7 @@ Status RunFidelity(const Options& options) {
   Result<std::unique_ptr<Runtime>> opened = Runtime::Open(options.runtime, true);
   if (!opened.ok()) return opened.status();
   Runtime& runtime = *opened.value();
+  SWELL_RETURN_IF_ERROR(CheckConfigs(runtime.engine(), *configs));
   SWELL_RETURN_IF_ERROR(runtime.CheckLength(options.tokens));
   std::vector<TokenIds> corpora;
   for (const std::string& path : options.texts) {
