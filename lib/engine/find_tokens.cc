@@ -56,7 +56,7 @@ std::vector<std::vector<uint32_t>> EntryTokens(const HeadStep& step, int32_t gro
     attention::SelectClusters(level.entries, &level.logits[g * level.entries], sizes.data(), BudgetUnit::kClusters,
                               kEntryClusters, attention::kLeastImportance, level.entries, zones.data(), scratch.data());
     ForEachRetrieved(level.runs, zones.data(), [&](size_t r, int64_t first, int64_t last) {
-      const uint32_t* first_rows = level.runs[r].view->first_rows;
+      const uint32_t* first_rows = level.runs[r].view->first_rows + level.runs[r].first;
       const KvRun& rows = step.segments[level.segments[r]].rows;
       for (uint32_t row = first_rows[first]; row < first_rows[last]; ++row) {
         tokens[g].push_back(static_cast<uint32_t>(rows.first_token - origin + rows.offsets[row]));
