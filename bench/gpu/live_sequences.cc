@@ -1,5 +1,7 @@
 #include "bench/gpu/live_sequences.h"
 
+#include <cuda_bf16.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -32,19 +34,9 @@ void Call(const char* what, Function* function, Args... args) {
   if (function(args..., &error) != SWELL_OK) Die(what, swell_error_message(error));
 }
 
-// bfloat16, to nearest even; all is finite here.
-uint16_t ToBits(float x) {
-  uint32_t bits = 0;
-  std::memcpy(&bits, &x, sizeof(bits));
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-float FromBits(uint16_t half) {
-  const uint32_t bits = uint32_t{half} << 16;
-  float x = 0;
-  std::memcpy(&x, &bits, sizeof(x));
-  return x;
-}
+// bfloat16, to nearest even.
+uint16_t ToBits(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
+float FromBits(uint16_t half) { return __bfloat162float(__ushort_as_bfloat16(half)); }
 
 class DeviceCopy {
  public:

@@ -8,6 +8,7 @@
 #include <cuda_runtime.h>
 
 #include "cuda/build/build_args.h"
+#include "cuda/kernels/mma.cuh"
 
 namespace swell::cuda {
 
@@ -28,12 +29,7 @@ __device__ __forceinline__ float2 ToFloats(uint32_t word, bool is_half) {
 }
 
 __device__ __forceinline__ uint32_t ToHalves(float low, float high, bool is_half) {
-  if (is_half) {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return reinterpret_cast<const uint32_t&>(pair);
-  }
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(pair);
+  return is_half ? Mma<__half>::Pack(low, high) : Mma<__nv_bfloat16>::Pack(low, high);
 }
 
 // The bits of the larger magnitude of each half of two words; NaN and Inf have larger ones than numbers.

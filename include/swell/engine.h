@@ -40,8 +40,8 @@ struct EngineOptions {
   uint64_t host_budget_bytes = 0;  // for keys, values and indexes; 0: no limit
   bool deterministic = false;  // results independent of threads and timing: put and truncate seal before they return
   // > 0: of every head, the 1st, 2nd, 4th, 8th ... and then every so many-th retrieving call is computed again exactly,
-  // in the background (at once when deterministic), to calibrate the predicted error. An audit under way keeps the rows
-  // it reads; 0: none.
+  // in the background (at once when deterministic), to calibrate the predicted error; one at a time, a call that meets
+  // another one leaves its turn to the head's next. An audit under way keeps the rows it reads; 0: none.
   int64_t audit_interval = 0;
   // Builds the index over all keys of a KV head for a kind of FAISS (BuildFaissIndexOfKind of swell/faiss_index.h),
   // from any thread; empty: sequences of these kinds are refused (kUnimplemented).
