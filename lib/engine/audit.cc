@@ -23,14 +23,13 @@ bool AuditBook::IsDue(int32_t layer, int32_t head) {
   if (interval_ == 0) return false;
   Turns& turns = TurnsOf(layer, head);
   const int64_t call = turns.calls.fetch_add(1, std::memory_order_relaxed) + 1;
-  return call >= turns.due.load(std::memory_order_relaxed) && !busy.load(std::memory_order_relaxed);
-}
-
-void AuditBook::Begin(int32_t layer, int32_t head) {
-  Turns& turns = TurnsOf(layer, head);
-  const int64_t call = turns.calls.load(std::memory_order_relaxed);
-  const int64_t doubled = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(call) + 1));
-  turns.due.store(std::min(doubled, (call / interval_ + 1) * interval_), std::memory_order_relaxed);
+  const bool turn = call < interval_ ? std::has_single_bit(static_cast<uint64_t>(call)) : call % interval_ == 0;
+  if (!busy.load(std::memory_order_relaxed)) {
+    const bool left = turns.postponed.exchange(false, std::memory_order_relaxed);
+    return turn || left;
+  }
+  if (turn) Postpone(layer, head);
+  return false;
 }
 
 void AuditBook::Enter(const Audit& audit, const std::vector<float>& actual) {
@@ -71,10 +70,8 @@ void RunAudit(Context& context, const Audit& audit) {
 }
 
 void StartAudit(Context& context, std::unique_ptr<Audit> audit) {
-  const bool later = !context.options.deterministic;
-  if (later && context.audits.busy.exchange(true)) return;
-  context.audits.Begin(audit->layer_index, audit->head);
-  if (!later) return RunAudit(context, *audit);
+  if (context.options.deterministic) return RunAudit(context, *audit);
+  if (context.audits.busy.exchange(true)) return context.audits.Postpone(audit->layer_index, audit->head);
   // The queue copies what it holds.
   try {
     std::shared_ptr<Audit> shared = std::move(audit);

@@ -39,11 +39,10 @@ class AuditBook {
   // Relative error of the output of query head `g` of a KV head, from its raw error.
   float Predict(int32_t layer, int32_t head, int32_t g, float raw) const { return At(layer, head)[g].Predict(raw); }
   // Counts a call; true for those to be audited: calls 1, 2, 4, 8, ... and then every `interval`. While an audit is
-  // busy none is: a head that is passed over stays due, so that those of heads whose turns fall together come one by
-  // one.
+  // busy none is: the head's next call takes the turn, so that heads whose turns fall together are audited one by one.
   bool IsDue(int32_t layer, int32_t head);
-  // An audit of the head begins: it is due again after its next turn.
-  void Begin(int32_t layer, int32_t head);
+  // Leaves a turn that could not be taken to the head's next call.
+  void Postpone(int32_t layer, int32_t head) { TurnsOf(layer, head).postponed.store(true, std::memory_order_relaxed); }
   // Enters the true relative errors [group] of an audit.
   void Enter(const Audit& audit, const std::vector<float>& actual);
 
@@ -56,10 +55,10 @@ class AuditBook {
   std::atomic<bool> busy{false};
 
  private:
-  // Calls of a head so far, and the one that is audited next.
+  // Calls of a head so far, and whether one of them left its turn to the next.
   struct Turns {
     std::atomic<int64_t> calls{0};
-    std::atomic<int64_t> due{1};
+    std::atomic<bool> postponed{false};
   };
 
   Turns& TurnsOf(int32_t layer, int32_t head) const { return turns_[layer * kv_heads_ + head]; }
@@ -76,8 +75,8 @@ class AuditBook {
 // Computes the answer exactly and enters the result. Throws std::bad_alloc.
 void RunAudit(Context& context, const Audit& audit);
 
-// Runs the audit on a background thread, or at once in a deterministic engine. One that finds another at work, or gets
-// no memory, is dropped.
+// Runs the audit on a background thread, or at once in a deterministic engine. One that finds another at work
+// is postponed, one that gets no memory is dropped.
 void StartAudit(Context& context, std::unique_ptr<Audit> audit);
 
 }  // namespace swell
